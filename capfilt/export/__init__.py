@@ -1,0 +1,1 @@
+"""Writing the cleaned dataset: Parquet shards, dataset card, manifest."""

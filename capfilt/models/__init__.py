@@ -1,0 +1,1 @@
+"""The model seams: BLIP captioner and matcher. Imported only when a stage opens."""

@@ -1,0 +1,1 @@
+"""What people look at: progress, the funnel, the contact sheet."""
