@@ -1,0 +1,89 @@
+"""The columns that travel through a round: their names, types and meanings.
+
+Names are img2dataset's and LAION's where these have one. Every stage adds columns for the same
+rows in the same order; no stage rewrites one. A row is never dropped: a failed row keeps its
+place with a status and a reason, and its later columns are null.
+"""
+
+from typing import Final
+
+import pyarrow as pa
+
+# Values of `source_status`: what the input itself says of a row, before any work.
+SOURCE_OK: Final = "ok"
+DUPLICATE_URL: Final = "duplicate_url"  # an earlier row of the input has the same address
+INVALID_URL: Final = "invalid_url"  # empty, not http(s), or not parseable
+
+# Values of `status`: img2dataset's three, or the row's source_status where that is not "ok".
+SUCCESS: Final = "success"
+FAILED_TO_DOWNLOAD: Final = "failed_to_download"
+FAILED_TO_RESIZE: Final = "failed_to_resize"
+
+# Values of `origin`: who wrote a text.
+ORIGIN_WEB: Final = "web"
+ORIGIN_SYNTHETIC: Final = "synthetic"
+ORIGIN_HUMAN: Final = "human"
+
+SOURCE: Final = pa.schema(
+    [
+        # 32 hex digits, blake2b-128 of (url or image name, caption, occurrence): the sample key.
+        pa.field("key", pa.string(), nullable=False),
+        pa.field("url", pa.string()),  # as given; for a local image without one, its relative path
+        pa.field("caption", pa.string()),  # the web text as given; null or "" where there is none
+        # Where a local image lies (see source.py); null for an image that must be downloaded.
+        pa.field("image_ref", pa.string()),
+        pa.field("source_status", pa.string(), nullable=False),
+        pa.field("source_error", pa.string()),  # null where source_status is "ok"
+        # 0 for a row of the input, n for its n-th `capfilt retry`.
+        pa.field("attempt", pa.int32(), nullable=False),
+    ]
+)
+
+DOWNLOAD: Final = pa.schema(
+    [
+        pa.field("status", pa.string(), nullable=False),
+        pa.field("error_message", pa.string()),  # null where status is "success"
+        pa.field("image", pa.binary()),  # encoded (JPEG unless configured); null on failure
+        pa.field("image_bytes", pa.int32()),  # len(image): lets the export plan without reading it
+        pa.field("width", pa.int32()),  # pixels, after resizing
+        pa.field("height", pa.int32()),
+        pa.field("original_width", pa.int32()),  # pixels, as fetched
+        pa.field("original_height", pa.int32()),
+        pa.field("exif", pa.string()),  # JSON object
+        pa.field("sha256", pa.string()),  # hex, of the bytes as fetched
+    ]
+)
+
+CAPTION: Final = pa.schema(
+    [
+        pa.field("captions", pa.list_(pa.string())),  # K synthetic texts; null without an image
+        pa.field("caption_error", pa.string()),
+    ]
+)
+
+MATCH: Final = pa.schema(
+    [
+        # softmax(ITM)[match] in [0, 1] of the web text; null where there is no text or no image.
+        pa.field("itm_score", pa.float32()),
+        pa.field("itc_score", pa.float32()),  # cosine similarity in [-1, 1]
+        pa.field("caption_itm_scores", pa.list_(pa.float32())),  # aligned with `captions`
+        pa.field("caption_itc_scores", pa.list_(pa.float32())),
+        # The matcher's ITC image embedding, L2-normalised; null without an image.
+        pa.field("image_embedding", pa.list_(pa.float32())),
+        pa.field("match_error", pa.string()),
+    ]
+)
+
+PHASH: Final = pa.schema([pa.field("phash", pa.uint64())])  # 64-bit DCT hash; null without image
+
+DEDUP: Final = pa.schema([pa.field("dup_of", pa.string())])  # key of the kept copy, or null
+
+SELECT: Final = pa.schema(
+    [
+        pa.field("keep_web", pa.bool_(), nullable=False),
+        # Aligned with `captions`; an empty list where there are none.
+        pa.field("keep_captions", pa.list_(pa.bool_()), nullable=False),
+        # One word a row, from a closed set; the funnel counts it (see stages/select.py).
+        pa.field("reason", pa.dictionary(pa.int8(), pa.string()), nullable=False),
+    ]
+)
