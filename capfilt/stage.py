@@ -4,7 +4,7 @@ A stage is a frozen dataclass; its fields are its configuration and its identity
 nothing until `open()`, so planning, `status` and `--help` never import torch.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Literal, Protocol
 
@@ -76,5 +76,19 @@ class BarrierStage(Protocol):
     def adds(self) -> pa.Schema:
         """Columns that it returns."""
 
-    def solve(self, shards: "list[pa.Table]") -> "list[pa.RecordBatch]":
-        """Take the needed columns of every shard in order; return the added ones, aligned."""
+    def solve(self, shards: Iterable[pa.Table]) -> Iterator[pa.RecordBatch]:
+        """Take the needed columns of every shard in order; yield the added ones, aligned.
+
+        `shards` is read lazily and once; keep of it only what must be kept.
+        """
+
+
+class ColumnReader(Protocol):
+    """Read access to all columns of a run, whichever stage has written them."""
+
+    @property
+    def shards(self) -> tuple[str, ...]:
+        """Names of the shards of this input, in the order of its rows."""
+
+    def read(self, shard: str, columns: Sequence[str]) -> pa.Table:
+        """Return these columns of one shard, rows in input order."""

@@ -1,0 +1,137 @@
+"""The one place that creates files: atomically, durably, and never twice.
+
+A file is written under a private name, flushed to the disk, and then given its public name by a
+hard link, which fails where the name is taken. So a reader sees a whole file or none, the first
+writer wins, and nothing published ever changes (renaming over a file would let a slow worker
+replace a shard that others have already built upon).
+"""
+
+import contextlib
+import errno
+import os
+import socket
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Final
+
+from capfilt.errors import StorageError
+
+TMP_DIR: Final = ".tmp"
+_STALE_SECONDS: Final = 24 * 3600.0
+_FULL: Final = {errno.ENOSPC, errno.EDQUOT}
+_NO_LINKS: Final = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
+
+
+@dataclass(frozen=True, slots=True)
+class Publisher:
+    """Creates files below `root`. Unfinished ones lie in `root/.tmp` until they are published."""
+
+    root: Path
+
+    def publish(self, relative: str, write: Callable[[BinaryIO], None]) -> bool:
+        """Create `root/relative` with what `write` puts into the stream it is given.
+
+        Returns False, and leaves the existing file alone, where the name was taken.
+
+        Raises:
+            StorageError: disk full, read-only folder, or a file system without hard links.
+        """
+        target = self.root / relative
+        with explained(target), self._scratch_file() as scratch:
+            with scratch.open("xb") as stream:
+                write(stream)
+                stream.flush()
+                os.fsync(stream.fileno())
+            target.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                os.link(scratch, target)
+            except FileExistsError:
+                return False
+            _sync_folder(target.parent)
+        return True
+
+    @contextlib.contextmanager
+    def scratch_dir(self) -> Iterator[Path]:
+        """Yield a private folder below `root/.tmp`; it is removed with all in it at the end."""
+        import shutil
+
+        folder = self.root / TMP_DIR / _private_name()
+        with explained(folder):
+            folder.mkdir(parents=True)
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    @contextlib.contextmanager
+    def _scratch_file(self) -> Iterator[Path]:
+        scratch = self.root / TMP_DIR / _private_name()
+        scratch.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield scratch
+        finally:
+            scratch.unlink(missing_ok=True)
+
+    def leftovers(self) -> list[Path]:
+        """Return the unfinished files and folders of processes that no longer run."""
+        try:
+            entries = sorted((self.root / TMP_DIR).iterdir())
+        except FileNotFoundError:
+            return []
+        return [entry for entry in entries if _is_abandoned(entry)]
+
+
+def _private_name() -> str:
+    return f"{socket.gethostname()}~{os.getpid()}~{uuid.uuid4().hex}"
+
+
+def _is_abandoned(entry: Path) -> bool:
+    """Say whether the writer of `entry` is gone. Another machine's is, after a day of silence."""
+    host, _, rest = entry.name.partition("~")
+    pid = rest.partition("~")[0]
+    if host == socket.gethostname() and pid.isdigit():
+        return not _is_running(int(pid))
+    with contextlib.suppress(FileNotFoundError):
+        return time.time() - entry.stat().st_mtime > _STALE_SECONDS
+    return False
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def explained(target: Path) -> Iterator[None]:
+    """Turn an OSError of writing `target` into a StorageError that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(f"cannot write {target}: {_advice(error)}") from error
+
+
+def _advice(error: OSError) -> str:
+    reason = error.strerror or str(error)
+    if error.errno in _FULL:
+        return f"{reason}. Free some space and run the same command again: it goes on from here."
+    if error.errno in _NO_LINKS and error.filename2 is not None:
+        return f"{reason}. The run folder must lie on a file system with hard links."
+    if error.errno in {errno.EROFS, errno.EACCES, errno.EPERM}:
+        return f"{reason}. The run folder must be writable; finished shards are kept."
+    return f"{reason}. Finished shards are kept; run the same command again to go on."
