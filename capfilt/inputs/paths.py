@@ -1,0 +1,149 @@
+"""From what the user gave (files, folders, globs) to a sorted list of files without repeats."""
+
+import glob
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+from capfilt.errors import InputError
+from capfilt.inputs.spec import KIND_OPTION
+
+TableKind = Literal["csv", "tsv", "jsonl", "parquet"]
+
+_TABLE_SUFFIXES: Final[dict[str, TableKind]] = {
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "jsonl",
+    ".parquet": "parquet",
+}
+# Suffix to Arrow's name of the codec.
+COMPRESSION: Final = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd", ".lz4": "lz4"}
+
+
+def table_kind(path: Path) -> TableKind | None:
+    """Return what table a file is by its name, or None."""
+    suffixes = [suffix.lower() for suffix in path.suffixes[-2:]]
+    if suffixes and suffixes[-1] in COMPRESSION:
+        suffixes.pop()
+        kind = _TABLE_SUFFIXES.get(suffixes[-1]) if suffixes else None
+        return None if kind == "parquet" else kind  # Parquet compresses inside
+    return _TABLE_SUFFIXES.get(suffixes[-1]) if suffixes else None
+
+
+def expand(given: Iterable[str], in_folder: Callable[[Path], bool], wanted: str) -> list[Path]:
+    """Return the files meant, in the order given, each folder's and glob's sorted by name.
+
+    Of a folder only the files directly in it that are not hidden and for which `in_folder` holds
+    count; `wanted` names those in messages. A file that is meant twice counts once.
+
+    Raises:
+        InputError: nothing is there, nothing matches, or a match is no readable, non-empty file.
+    """
+    found: dict[str, Path] = {}
+    for text in given:
+        for path in _expand_one(text, in_folder, wanted):
+            _check_file(path)
+            found.setdefault(os.path.abspath(path), path)
+    if not found:
+        raise InputError("no input was given; name at least one file, folder or glob")
+    return list(found.values())
+
+
+def _expand_one(text: str, in_folder: Callable[[Path], bool], wanted: str) -> list[Path]:
+    path = Path(text)
+    if path.is_dir():
+        inside = list_folder(path)
+        matching = [entry for entry in inside if in_folder(entry)]
+        if not matching:
+            raise InputError(f"{text}: no {wanted} in this folder; {_contents(inside)}")
+        return matching
+    if path.exists():
+        return [path]
+    if not glob.has_magic(text):
+        raise InputError(f"{text}: no such file or folder; {_neighbours(path)}")
+    matches = (Path(match) for match in glob.glob(text, recursive=True))
+    files = sorted(m for m in matches if m.is_file() and not m.name.startswith("."))
+    if not files:
+        raise InputError(f"{text}: this glob matches no file; check the path, and quote it")
+    return files
+
+
+def list_folder(folder: Path) -> list[Path]:
+    """Return what lies directly in `folder` and is not hidden, sorted by name.
+
+    Raises:
+        InputError: the folder cannot be read.
+    """
+    try:
+        return sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+    except OSError as error:
+        raise InputError(f"{folder}: {error.strerror}; it must be readable") from error
+
+
+def _check_file(path: Path) -> None:
+    try:
+        with path.open("rb") as file:
+            empty = not file.read(1) if path.is_file() else False
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}; it must be readable") from error
+    if not path.is_file():
+        raise InputError(f"{path}: not a regular file; pipes and devices can be read only once")
+    if empty:
+        raise InputError(f"{path}: the file is empty; was it downloaded or written completely?")
+
+
+def _contents(entries: list[Path]) -> str:
+    if not entries:
+        return "it is empty"
+    names = ", ".join(entry.name for entry in entries[:5])
+    return f"it holds {names}" + (f" and {len(entries) - 5} more" if len(entries) > 5 else "")
+
+
+def _neighbours(path: Path) -> str:
+    parent = next(folder for folder in path.absolute().parents if folder.is_dir())
+    return f"the nearest folder that exists is {parent}"
+
+
+@dataclass(frozen=True, slots=True)
+class Stamp:
+    """A file as it was when it was checked; a later reading must find the same one."""
+
+    path: Path
+    size: int  # bytes
+    mtime_ns: int
+
+    @classmethod
+    def of(cls, path: Path) -> "Stamp":
+        """Take the stamp of `path`."""
+        status = path.stat()
+        return cls(path, status.st_size, status.st_mtime_ns)
+
+    def check(self) -> None:
+        """Raise InputError where the file is not the one that was checked."""
+        try:
+            same = Stamp.of(self.path) == self
+        except OSError as error:
+            raise InputError(f"{self.path}: {error.strerror}; it was there before") from error
+        if not same:
+            raise InputError(
+                f"{self.path}: changed while it was being read; "
+                "run again when nothing writes to it any more"
+            )
+
+
+def unknown_format(path: Path) -> InputError:
+    """Return the error for a file whose name does not tell its format."""
+    return InputError(
+        f"{path}: its name does not tell its format; "
+        f"give {KIND_OPTION} csv, tsv, jsonl, parquet, images, img2dataset or webdataset"
+    )
+
+
+def labels(files: Sequence[Path]) -> list[str]:
+    """Return a short name for each file that no other of them has: its path below all of them."""
+    folders = [os.path.dirname(os.path.abspath(path)) for path in files]
+    return [os.path.relpath(os.path.abspath(path), os.path.commonpath(folders)) for path in files]
