@@ -1,1 +1,1 @@
-"""The simulated web: deterministic scenes, noisy alt-text, a loopback server, the embedded models."""
+"""The simulated web: scenes, noisy alt-text, a loopback server, the embedded models."""
