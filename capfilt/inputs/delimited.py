@@ -57,7 +57,7 @@ class DelimitedTable:
         quoted = delimiter != "\t" or _is_quoted(path, encoding)
         table = cls(stamp, (), encoding, delimiter, quoted)
         header = table._header()
-        _check_header(path, header)
+        _check_header(path, header, delimiter)
         return cls(stamp, header, encoding, delimiter, quoted)
 
     def read(self, names: Sequence[str], block_rows: int) -> Iterator[pa.RecordBatch]:
@@ -162,7 +162,7 @@ def _delimiter(path: Path, encoding: str, preferred: str) -> str:
     return next((other for other in _DELIMITERS if other in header), preferred)
 
 
-def _check_header(path: Path, header: tuple[str, ...]) -> None:
+def _check_header(path: Path, header: tuple[str, ...], delimiter: str) -> None:
     if not any(header):
         raise InputError(f"{path} line 1: no header; the first line must name the columns")
     for column, cell in enumerate(header, start=1):
@@ -170,14 +170,13 @@ def _check_header(path: Path, header: tuple[str, ...]) -> None:
             raise InputError(
                 f"{path} line 1, column {column}: {_excerpt(cell)} is an address, not a column's "
                 "name, so there is no header; put a first line that names the columns, such as "
-                f"{_suggested(header)!r}"
+                f"{_suggested(header, delimiter)!r}"
             )
 
 
-def _suggested(header: tuple[str, ...]) -> str:
-    if len(header) != 2:
-        return "url,caption"
-    return "url<TAB>caption" if "://" in header[0] else "caption<TAB>url"
+def _suggested(header: tuple[str, ...], delimiter: str) -> str:
+    names = ["caption", "url"] if len(header) == 2 and "://" in header[1] else ["url", "caption"]
+    return "<TAB>".join(names) if delimiter == "\t" else delimiter.join(names)
 
 
 def _is_quoted(path: Path, encoding: str) -> bool:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from capfilt import schema
 from capfilt.errors import InputError
@@ -25,6 +26,7 @@ from capfilt.inputs.refs import parquet_ref
 from capfilt.inputs.spec import KIND_OPTION, RAW, InputSpec
 from capfilt.inputs.tars import IMAGE_EXTENSIONS, open_tar
 
+_NEEDED: Final = ("key", "status", "error_message")
 _ENCODINGS: Final = ("jpg", "png", "webp")  # its image formats, which name the column
 _Located = tuple[str | None, str | None]  # (image_ref, reason); one of them is null
 # From the key and the number of a row in the shard (from 0) to its image.
@@ -44,22 +46,27 @@ class Shard:
 
     def read(self, block_rows: int) -> Iterator[pa.RecordBatch]:
         """Yield batches of RAW in the order of the table."""
+        names = [*_NEEDED, *(name for name in (self.url, self.caption) if name)]
         self.table.stamp.check()
-        names = ["key", "status", "error_message", self.url or "key", self.caption or "key"]
-        find, number = self._finder(), itertools.count()
+        find, first = self._finder(), 0
         for batch in self.table.read(list(dict.fromkeys(names)), block_rows):
-            keys, states, faults, urls = (batch.column(n).to_pylist() for n in names[:4])
-            rows = zip(keys, states, faults, number, strict=False)
-            located = [self._locate(find, *row) for row in rows]
-            addresses = [
-                url if self.url and url is not None else f"{self.label}/{key}"
-                for url, key in zip(urls, keys, strict=True)
-            ]
-            nothing = pa.nulls(batch.num_rows, pa.string())
-            captions = batch.column(self.caption) if self.caption else nothing
-            refs, reasons = (pa.array(part, pa.string()) for part in zip(*located, strict=True))
-            arrays = [pa.array(addresses, pa.string()), captions, refs, reasons]
-            yield pa.RecordBatch.from_arrays(arrays, schema=RAW)
+            yield self._raw(batch, find, first)
+            first += batch.num_rows
+        self.table.stamp.check()
+
+    def _raw(self, batch: pa.RecordBatch, find: _Find, first: int) -> pa.RecordBatch:
+        """Return RAW rows of `batch`, which begins with row `first` of the shard."""
+        keys, states, faults = (batch.column(name).to_pylist() for name in _NEEDED)
+        rows = zip(keys, states, faults, itertools.count(first), strict=False)
+        located = [self._locate(find, *row) for row in rows]
+        addresses = pa.array([f"{self.label}/{key}" for key in keys], pa.string())
+        if self.url:
+            addresses = pc.coalesce(batch.column(self.url), addresses)
+        nothing = pa.nulls(batch.num_rows, pa.string())
+        captions = batch.column(self.caption) if self.caption else nothing
+        refs = pa.array([ref for ref, _ in located], pa.string())
+        reasons = pa.array([reason for _, reason in located], pa.string())
+        return pa.RecordBatch.from_arrays([addresses, captions, refs, reasons], schema=RAW)
 
     def _locate(
         self, find: _Find, key: str | None, status: str | None, fault: str | None, number: int
@@ -95,6 +102,11 @@ class Shards:
         named = zip(tables, labels(list(tables)), strict=True)
         return cls(tuple(open_shard(path, label, spec) for path, label in named))
 
+    @property
+    def files(self) -> list[Path]:
+        """Return the Parquet files, in order."""
+        return [shard.table.stamp.path for shard in self.shards]
+
     def read(self, block_rows: int) -> Iterator[pa.RecordBatch]:
         """Yield batches of RAW, shard after shard."""
         for shard in self.shards:
@@ -118,7 +130,7 @@ def open_shard(path: Path, label: str, spec: InputSpec) -> Shard:
         InputError: it is not img2dataset's, torn, or without its images.
     """
     table = ParquetTable.open(path)
-    for needed in ("key", "status", "error_message"):
+    for needed in _NEEDED:
         if needed not in table.columns:
             raise InputError(
                 f"{path}: no column {needed!r}, so img2dataset did not write it; "

@@ -7,7 +7,13 @@ from typing import Literal
 from capfilt.errors import InputError
 from capfilt.inputs.img2dataset import is_shard
 from capfilt.inputs.paths import TableKind, expand, table_kind, unknown_format
-from capfilt.inputs.spec import KIND_OPTION, InputSpec
+from capfilt.inputs.spec import (
+    DOWNLOAD_MISSING_OPTION,
+    IMAGE_OPTION,
+    IMAGES_DIR_OPTION,
+    KIND_OPTION,
+    InputSpec,
+)
 
 AnyKind = TableKind | Literal["img2dataset", "webdataset", "images"]
 
@@ -16,10 +22,24 @@ def find_kind(spec: InputSpec) -> AnyKind:
     """Return the kind of `spec`, which is never "auto".
 
     Raises:
-        InputError: nothing tells it, or the files are of several kinds.
+        InputError: nothing tells it, the files are of several kinds, or an option does not go
+            with the kind.
     """
-    if spec.kind != "auto":
-        return spec.kind
+    kind = _found_kind(spec) if spec.kind == "auto" else spec.kind
+    for option, given, home in (
+        (IMAGES_DIR_OPTION, spec.images_dir is not None, "images"),
+        (IMAGE_OPTION, spec.image_col is not None, "images"),
+        (DOWNLOAD_MISSING_OPTION, spec.download_missing, "img2dataset"),
+    ):
+        if given and kind != home:
+            raise InputError(
+                f"{option} goes with {KIND_OPTION} {home} alone, but {spec.paths[0]} is read as "
+                f"{kind}; leave the option out, or give {KIND_OPTION} {home}"
+            )
+    return kind
+
+
+def _found_kind(spec: InputSpec) -> AnyKind:
     if spec.images_dir is not None or spec.image_col is not None:
         return "images"
     files = expand(spec.paths, lambda path: _by_name(path) is not None, "table or tar")

@@ -29,6 +29,8 @@ def open_input(spec: InputSpec) -> Input:
     Raises:
         InputError: what is wrong, in which file and line, and what to do.
     """
+    if not spec.paths:
+        raise InputError("no input was given; name at least one file, folder or glob")
     _check_encoding(spec.encoding)
     kind = find_kind(spec)
     files = wanted_files(spec, kind)
@@ -36,7 +38,7 @@ def open_input(spec: InputSpec) -> Input:
         return _images(spec, files)
     if kind == "img2dataset":
         shards = Shards.open(files, spec)
-        return _local(shards.read, "img2dataset output", files, not spec.download_missing)
+        return _local(shards.read, "img2dataset shards", shards.files, not spec.download_missing)
     if kind == "webdataset":
         return _local(WebDatasetTars.of(files, spec).read, "WebDataset tars", files)
     return _addresses(spec, [_open_table(path, kind, spec.encoding) for path in files])

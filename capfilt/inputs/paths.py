@@ -48,12 +48,12 @@ def expand(given: Iterable[str], in_folder: Callable[[Path], bool], wanted: str)
         for path in _expand_one(text, in_folder, wanted):
             _check_file(path)
             found.setdefault(os.path.abspath(path), path)
-    if not found:
-        raise InputError("no input was given; name at least one file, folder or glob")
     return list(found.values())
 
 
 def _expand_one(text: str, in_folder: Callable[[Path], bool], wanted: str) -> list[Path]:
+    if not text:
+        raise InputError("one of the input paths is empty; name a file, folder or glob")
     path = Path(text)
     if path.is_dir():
         inside = list_folder(path)
@@ -85,13 +85,13 @@ def list_folder(folder: Path) -> list[Path]:
 
 
 def _check_file(path: Path) -> None:
-    try:
-        with path.open("rb") as file:
-            empty = not file.read(1) if path.is_file() else False
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}; it must be readable") from error
     if not path.is_file():
         raise InputError(f"{path}: not a regular file; pipes and devices can be read only once")
+    try:
+        with path.open("rb") as file:
+            empty = not file.read(1)
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}; it must be readable") from error
     if empty:
         raise InputError(f"{path}: the file is empty; was it downloaded or written completely?")
 
@@ -137,6 +137,10 @@ class Stamp:
 
 def unknown_format(path: Path) -> InputError:
     """Return the error for a file whose name does not tell its format."""
+    if ".tar" in path.suffixes or path.suffix == ".tgz":
+        return InputError(
+            f"{path}: a compressed tar; decompress it first, since images are read by offset"
+        )
     return InputError(
         f"{path}: its name does not tell its format; "
         f"give {KIND_OPTION} csv, tsv, jsonl, parquet, images, img2dataset or webdataset"

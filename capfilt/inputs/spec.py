@@ -17,8 +17,9 @@ CAPTION_OPTION: Final = "--caption-col"
 IMAGE_OPTION: Final = "--image-col"
 IMAGES_DIR_OPTION: Final = "--images-dir"
 ENCODING_OPTION: Final = "--encoding"
+DOWNLOAD_MISSING_OPTION: Final = "--download-missing"
 
-BLOCK_ROWS: Final = 65536
+BLOCK_ROWS: Final = 8192  # larger blocks are slower (they leave the cache) and hold more memory
 
 RAW: Final = pa.schema(
     [

@@ -94,7 +94,7 @@ class TarShard:
         except UnicodeDecodeError as error:
             raise ValueError(f"the .{extension} member is not UTF-8") from error
 
-    def json(self, sample: Sample) -> dict[str, object]:
+    def fields(self, sample: Sample) -> dict[str, object]:
         """Return the .json member of `sample` as an object; an empty one where there is none.
 
         Raises:

@@ -49,7 +49,7 @@ class WebDatasetTars:
         return url or name, caption, ref, reason
 
     def _texts(self, shard: TarShard, sample: Sample) -> tuple[str | None, str | None]:
-        fields = shard.json(sample)
+        fields = shard.fields(sample)
         caption = None
         if self.caption_field is None:
             caption = shard.text(sample, "txt")
