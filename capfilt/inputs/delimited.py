@@ -9,7 +9,7 @@ import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, TextIO
+from typing import TYPE_CHECKING, Final
 
 import pyarrow as pa
 
@@ -182,47 +182,47 @@ def _suggested(header: tuple[str, ...], delimiter: str) -> str:
 def _is_quoted(path: Path, encoding: str) -> bool:
     """Say whether double quotes in a tab-separated file are quoting rather than text.
 
-    Both are common. It is quoting where only that reading makes all rows equally wide, or where
-    both readings find the same rows and a quoted header or doubled quotes show who wrote it.
+    Both are common. It is quoting where the header is quoted, where only that reading makes all
+    rows equally wide, or where both find the same rows and a doubled quote shows who wrote it.
     """
     with open_text(path, encoding, newline="") as file:
-        literal_rows, has_quotes = _count_literal(file)
+        header = file.readline()
+        if header.startswith('"'):
+            return True
+        tabs = header.count("\t")
+        literal_rows, has_quotes = _count_literal(file, tabs)
     if not has_quotes:
         return False
     with open_text(path, encoding, newline="") as file:
-        quoted_rows, is_csv_style = _count_quoted(file)
+        next(file)
+        quoted_rows, has_doubled_quotes = _count_quoted(file, tabs)
     if quoted_rows is None:
         return False
-    return literal_rows is None or (literal_rows == quoted_rows and is_csv_style)
+    return literal_rows is None or (literal_rows == quoted_rows and has_doubled_quotes)
 
 
-def _count_literal(file: TextIO) -> tuple[int | None, bool]:
+def _count_literal(lines: Iterator[str], tabs: int) -> tuple[int | None, bool]:
     """Return the rows if quotes are text (None: not equally wide), and whether there are quotes."""
-    rows, has_quotes, tabs = 0, False, -1
-    for line in file:
+    rows, has_quotes = 0, False
+    for line in lines:
         has_quotes = has_quotes or '"' in line
         if line in _LINE_ENDS:
             continue
         rows += 1
-        tabs = line.count("\t") if rows == 1 else tabs
         if line.count("\t") != tabs:
             return None, True  # what the other reading makes of it must be seen
     return rows, has_quotes
 
 
-def _count_quoted(file: TextIO) -> tuple[int | None, bool]:
-    """Return the rows if quotes are quoting (None: broken), and signs of a CSV writer."""
-    first = file.readline()
-    rows, is_csv_style, width = 0, first.startswith('"'), 0
+def _count_quoted(lines: Iterator[str], tabs: int) -> tuple[int | None, bool]:
+    """Return the rows if quotes are quoting (None: broken), and whether texts have quotes then."""
+    rows, has_doubled_quotes = 0, False
     try:
-        for row in _reader(itertools.chain([first], file), "\t", quoted=True):
-            if not row:
-                continue
+        for row in filter(None, _reader(lines, "\t", quoted=True)):
             rows += 1
-            width = width or len(row)
-            is_csv_style = is_csv_style or any('"' in cell for cell in row)
-            if len(row) != width:
+            has_doubled_quotes = has_doubled_quotes or any('"' in cell for cell in row)
+            if len(row) != tabs + 1:
                 return None, False
     except csv.Error:
         return None, False
-    return rows, is_csv_style
+    return rows, has_doubled_quotes
