@@ -21,6 +21,7 @@ from PIL import Image, UnidentifiedImageError
 
 from capfilt.demo.faults import Fault
 from capfilt.demo.noise import Noise
+from capfilt.demo.pictures import Picture
 from capfilt.demo.replies import FaultSettings, Reply, Visit, reply_to
 from capfilt.demo.server import HITS_PATH, WebServer
 from capfilt.demo.web import SimulatedWeb
@@ -269,7 +270,14 @@ def test_connections_are_kept_alive() -> None:
         connection.close()
 
 
-def test_closing_ends_every_thread_even_in_the_middle_of_answers() -> None:
+def test_a_port_in_use_is_told() -> None:
+    with WebServer(WEB) as server, pytest.raises(InputError, match="in use; 0 takes"):
+        WebServer(WEB, port=int(server.base_url.rpartition(":")[2]))
+
+
+def test_closing_ends_every_thread_even_in_the_middle_of_answers(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
     paths = [f"/img/{number:09d}.jpg" for number in range(4)]
     faults = dict(zip(paths, (Fault.SLOW, Fault.DRIP, Fault.ENDLESS, Fault.NONE), strict=True))
     settings = FaultSettings(delay_s=600, drip_s=600, drip_bytes=1)
@@ -285,6 +293,23 @@ def test_closing_ends_every_thread_even_in_the_middle_of_answers() -> None:
     assert set(threading.enumerate()) <= before
     for line in lines:
         line.close()
+    assert capfd.readouterr() == ("", "")
+
+
+class BrokenWeb:
+    """A web with a defect."""
+
+    def picture_at(self, path: str) -> Picture | None:
+        return WEB.picture_at(path)
+
+    def image_bytes(self, picture: Picture) -> bytes:
+        raise ZeroDivisionError(picture.path)
+
+
+def test_a_defect_of_the_server_itself_is_not_hidden(capfd: pytest.CaptureFixture[str]) -> None:
+    with WebServer(BrokenWeb()) as server, pytest.raises(http.client.RemoteDisconnected):
+        without_following(server, "/img/000000001.jpg")
+    assert "ZeroDivisionError: /img/000000001.jpg" in capfd.readouterr().err
 
 
 def start_process(*options: str) -> subprocess.Popen[str]:
@@ -310,3 +335,10 @@ def test_process_prints_its_address_and_ends_when_told(ending: str) -> None:
             process.wait(timeout=20)
         out, err = process.communicate(timeout=20)  # closes standard input
     assert (process.returncode, out, err) == (0, "", "")
+
+
+def test_process_says_what_is_wrong_with_its_options(tmp_path: Path) -> None:
+    with start_process("--folder", str(tmp_path / "none")) as process:
+        out, err = process.communicate(timeout=20)
+    assert (process.returncode, out) == (2, "")
+    assert err == f"{tmp_path / 'none'}: not a folder; give one whose files are to be served\n"

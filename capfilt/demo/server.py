@@ -21,8 +21,9 @@ import socket
 import socketserver
 import stat
 import sys
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -32,9 +33,11 @@ from typing import Protocol, Self
 from urllib.parse import quote, unquote
 
 from capfilt.demo.faults import Fault
+from capfilt.demo.noise import Noise
+from capfilt.demo.pictures import Picture
 from capfilt.demo.replies import MOVED, FaultSettings, Reply, Visit, reply_to, status_page
-from capfilt.demo.web import Noise, Picture, SimulatedWeb
-from capfilt.errors import InputError
+from capfilt.demo.web import SimulatedWeb
+from capfilt.errors import CapfiltError, InputError
 
 HITS_PATH = "/-/hits"  # JSON object path -> requests, for those who run the server as a process
 _ZEROS = bytes(1 << 16)
@@ -54,7 +57,8 @@ class WebServer:
     """Serves `web`, `folder` or both on 127.0.0.1 until closed; a file of `folder` goes first.
 
     `faults` maps a path ("/img/000000007.jpg") to a fault and overrides the web's own. `hits`
-    counts the requests by path, without their query. `port` 0 takes a free one.
+    counts the requests by path, without their query. `port` 0 takes a free one. Raises
+    InputError where `folder` is no folder or the port cannot be had.
     """
 
     def __init__(
@@ -68,7 +72,11 @@ class WebServer:
         if folder is not None and not folder.is_dir():
             raise InputError(f"{folder}: not a folder; give one whose files are to be served")
         self._site = _Site(web, folder, dict(faults or {}), settings or FaultSettings())
-        self._http = _HttpServer(("127.0.0.1", port), self._site)
+        try:
+            self._http = _HttpServer(("127.0.0.1", port), self._site)
+        except OSError as error:
+            reason = error.strerror
+            raise InputError(f"port {port} on 127.0.0.1: {reason}; 0 takes a free one") from error
         self._loop = Thread(target=self._http.serve_forever, args=(0.02,), daemon=True)
         self.base_url = f"http://127.0.0.1:{self._http.server_port}"
 
@@ -116,7 +124,7 @@ class _Site:
         self.web, self.folder, self.faults, self.settings = web, folder, faults, settings
         self.visits = _Visits()
         self.stopping = Event()
-        self._cache = _LastUsed(capacity=256)
+        self._jpeg = lru_cache(maxsize=256)(web.image_bytes) if web else None
 
     def answer(self, target: str) -> Reply:
         """Answer one request; `target` is the request line's path and query, still quoted."""
@@ -138,13 +146,9 @@ class _Site:
         if file is not None:
             kind = mimetypes.guess_type(file.name)[0] or "application/octet-stream"
             return Reply(content_type=kind, body=file.read_bytes())
-        if picture is None or self.web is None:
+        if picture is None or self._jpeg is None:
             return status_page(HTTPStatus.NOT_FOUND)
-        body = self._cache.get(picture)
-        if body is None:
-            body = self.web.image_bytes(picture)
-            self._cache.put(picture, body)
-        return Reply(body=body)
+        return Reply(body=self._jpeg(picture))
 
 
 def _file_below(folder: Path, path: str) -> Path | None:
@@ -178,27 +182,6 @@ class _Visits:
 
     def as_json(self) -> bytes:
         return json.dumps(self.copy(), sort_keys=True).encode()
-
-
-class _LastUsed:
-    """The bytes of the last `capacity` pictures that were asked for."""
-
-    def __init__(self, capacity: int) -> None:
-        self._capacity = capacity
-        self._kept: OrderedDict[Picture, bytes] = OrderedDict()
-        self._lock = Lock()
-
-    def get(self, picture: Picture) -> bytes | None:
-        with self._lock:
-            if picture in self._kept:
-                self._kept.move_to_end(picture)
-            return self._kept.get(picture)
-
-    def put(self, picture: Picture, body: bytes) -> None:
-        with self._lock:
-            self._kept[picture] = body
-            if len(self._kept) > self._capacity:
-                self._kept.popitem(last=False)
 
 
 class _HttpServer(ThreadingHTTPServer):
@@ -327,11 +310,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--folder", type=Path, help="serve the files of this folder too")
     parser.add_argument("--port", type=int, default=0, help="0 takes a free one")
     options = parser.parse_args(arguments)
-    web = SimulatedWeb(options.seed, options.rows, Noise().scaled(options.noise))
     wake = _on_signals()  # first: whoever has read the address may send SIGTERM
-    with WebServer(web, options.folder, port=options.port) as server:
-        print(json.dumps({"base_url": server.base_url, "pid": os.getpid()}), flush=True)
-        _wait_for_the_end(wake)
+    try:
+        web = SimulatedWeb(options.seed, options.rows, Noise().scaled(options.noise))
+        with WebServer(web, options.folder, port=options.port) as server:
+            print(json.dumps({"base_url": server.base_url, "pid": os.getpid()}), flush=True)
+            _wait_for_the_end(wake)
+    except CapfiltError as error:
+        parser.exit(error.exit_code, f"{error}\n")
 
 
 if __name__ == "__main__":

@@ -34,9 +34,7 @@ from capfilt.demo.pictures import (
     rng_of,
 )
 from capfilt.demo.scenes import Scene, sample_scene
-from capfilt.errors import InputError
-
-__all__ = ["Noise", "Picture", "SimulatedWeb", "WebRow", "human_pairs", "web_row", "write_web"]
+from capfilt.errors import CapfiltError, InputError
 
 DEFAULT_NOISE = Noise()
 REFUSED_URL = "http://127.0.0.1:1"  # nobody listens on tcpmux, and a refusal takes no time
@@ -261,8 +259,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--noise", type=float, default=1.0, help="scale of the noise, 0 to 1")
     options = parser.parse_args(arguments)
-    noise = DEFAULT_NOISE.scaled(options.noise)
-    files = write_web(options.out, options.rows, options.seed, options.base_url, noise)
+    try:
+        noise = DEFAULT_NOISE.scaled(options.noise)
+        files = write_web(options.out, options.rows, options.seed, options.base_url, noise)
+    except CapfiltError as error:
+        parser.exit(error.exit_code, f"{error}\n")
     print(json.dumps({name: str(path) for name, path in files._asdict().items()}))
 
 
