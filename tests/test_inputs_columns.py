@@ -6,9 +6,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from inputs_tools import fault_of, has_all, pairs_of
 
 from capfilt.inputs import InputSpec, open_input
+from tests.inputs_tools import fault_of, has_all, pairs_of
 
 
 def table(

@@ -10,7 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from inputs_tools import Pair, pairs_of
+
+from tests.inputs_tools import Pair, pairs_of
 
 # All of Unicode but surrogates, and often the characters that mean something to a format.
 TEXTS = st.text(

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from inputs_tools import fault_of, has_all, pairs_of, rows_of
 
 from capfilt.errors import InputError
 from capfilt.inputs import InputSpec, open_input
+from tests.inputs_tools import fault_of, has_all, pairs_of, rows_of
 
 HEAD = "url,caption\n"
 
@@ -59,6 +59,7 @@ def test_csv(tmp_path: Path, content: str, expected: list[tuple[str, str]]) -> N
         ('url\tcaption\nu1\t"a" b\nu2\t"say ""hi"""\n', [("u1", '"a" b'), ("u2", '"say ""hi"""')]),
         # A quote that opens in one row and closes in the next must not swallow a row.
         ('url\tcaption\nu1\t"a\nu2\tb"\n', [("u1", '"a'), ("u2", 'b"')]),
+        ('url\tcaption\nu1\t"a\nu2\tb""c"\n', [("u1", '"a'), ("u2", 'b""c"')]),
         # Written with quoting: doubled quotes, a quoted header, a line end inside a text.
         ('url\tcaption\nu1\t"say ""hi"""\n', [("u1", 'say "hi"')]),
         ('"url"\t"caption"\n"u1"\t"quoted"\n', [("u1", "quoted")]),
@@ -179,6 +180,14 @@ def test_a_bad_byte_far_into_the_file_is_found_in_its_line(tmp_path: Path) -> No
     line = "u,é and some more text\n".encode()
     path = put(tmp_path, "a.csv", HEAD.encode() + line * 100_000 + b"u,\xe9\n")
     assert "a.csv line 100002, column 3: byte 0xE9" in fault_of(path)
+
+
+def test_lines_are_counted_over_blocks_and_blank_lines(tmp_path: Path) -> None:
+    line = '{"url":"u","caption":"c"}\n'
+    path = put(tmp_path, "a.jsonl", "\n" + line * 20_000 + "{\n")
+    assert "a.jsonl line 20002, column 2: not JSON" in fault_of(path)
+    path = put(tmp_path, "a.csv", HEAD + "\n" + "u,c\n" * 20_000 + "u\n")
+    assert "a.csv line 20003: 1 columns" in fault_of(path)
 
 
 def test_text_in_the_wrong_wide_encoding_is_told(tmp_path: Path) -> None:

@@ -85,7 +85,8 @@ def _fault(path: Path, first: int, lines: list[str], names: Sequence[str]) -> st
         try:
             row = json.loads(line)
         except json.JSONDecodeError as error:
-            return f"{where}, column {error.colno}: not JSON ({error.msg}); {_advice(line)}"
+            column = min(error.pos, len(line.rstrip())) + 1  # colno begins anew after the line end
+            return f"{where}, column {column}: not JSON ({error.msg}); {_advice(line)}"
         except (ValueError, RecursionError) as error:  # a number or a nesting beyond all reason
             return f"{where}: not readable as JSON ({error}); correct or remove this line"
         if not isinstance(row, dict):

@@ -14,7 +14,7 @@ from capfilt.inputs.img2dataset import Shards
 from capfilt.inputs.jsonlines import JsonLinesTable
 from capfilt.inputs.kinds import find_kind, wanted_files
 from capfilt.inputs.parquet import ParquetTable
-from capfilt.inputs.paths import TableKind, table_kind, unknown_format
+from capfilt.inputs.paths import TableKind, printable, table_kind, unknown_format
 from capfilt.inputs.spec import BLOCK_ROWS, ENCODING_OPTION, RAW, Input, InputSpec
 from capfilt.inputs.tables import Columns, Table, same_column
 from capfilt.inputs.webdataset import WebDatasetTars
@@ -88,7 +88,8 @@ def _input(stream: _Stream, what: str, files: Sequence[Path], rows: int, local: 
     if rows == 0:
         raise InputError(f"{files[0]}: no rows; give an input with at least one")
     more = f" and {len(files) - 1} more" if len(files) > 1 else ""
-    return Input(local, rows, f"{files[0]}{more}: {rows:,} rows, {what}", stream)
+    description = printable(f"{files[0]}{more}: {rows:,} rows, {what}")
+    return Input(local, rows, description, stream)
 
 
 def _columns(tables: Sequence[Table], *roles: tuple[Role, str | None]) -> Columns:

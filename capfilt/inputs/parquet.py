@@ -64,7 +64,8 @@ class ParquetTable:
 def open_parquet(path: Path) -> Iterator[pq.ParquetFile]:
     """Open a Parquet file; whatever Arrow says of it, now or later, becomes an InputError."""
     try:
-        with pq.ParquetFile(path) as file:
+        # Arrow opens no path that is not UTF-8.
+        with path.open("rb") as stream, pq.ParquetFile(stream) as file:
             yield file
     except (OSError, pa.ArrowException) as error:
         raise InputError(

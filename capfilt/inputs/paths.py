@@ -149,5 +149,11 @@ def unknown_format(path: Path) -> InputError:
 
 def labels(files: Sequence[Path]) -> list[str]:
     """Return a short name for each file that no other of them has: its path below all of them."""
-    folders = [os.path.dirname(os.path.abspath(path)) for path in files]
-    return [os.path.relpath(os.path.abspath(path), os.path.commonpath(folders)) for path in files]
+    paths = [os.path.abspath(path) for path in files]
+    root = os.path.commonpath([os.path.dirname(path) for path in paths])
+    return [printable(os.path.relpath(path, root)) for path in paths]
+
+
+def printable(text: str) -> str:
+    """Return `text` with bytes that were not UTF-8 (half surrogates) as escapes, so it is text."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")

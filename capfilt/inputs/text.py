@@ -5,7 +5,7 @@ import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final, TextIO
+from typing import BinaryIO, Final, TextIO
 
 import pyarrow as pa
 
@@ -29,13 +29,18 @@ def open_text(path: Path, encoding: str, newline: str) -> Iterator[TextIO]:
         InputError: at opening or from the body: bytes that are not `encoding`, torn compression.
     """
     with _explained(path, encoding), _open_binary(path) as raw:
-        # Arrow's streams have what TextIOWrapper asks for, but not the type.
         yield io.TextIOWrapper(raw, encoding=_skipping_mark(encoding), newline=newline)
 
 
-def _open_binary(path: Path) -> pa.NativeFile:
+@contextmanager
+def _open_binary(path: Path) -> Iterator[BinaryIO]:
     codec = COMPRESSION.get(path.suffix.lower())
-    return pa.input_stream(str(path), compression=codec, buffer_size=_CHUNK)
+    with path.open("rb", buffering=_CHUNK) as file:  # Arrow opens no path that is not UTF-8
+        if codec is None:
+            yield file
+        else:
+            with pa.CompressedInputStream(file, codec) as stream:
+                yield stream
 
 
 def _skipping_mark(encoding: str) -> str:
@@ -79,7 +84,7 @@ def _encoding_fault(path: Path, encoding: str) -> str:
     return f"{where}; give the file's own encoding with {ENCODING_OPTION}, or convert it to UTF-8"
 
 
-def _decoded(raw: pa.NativeFile, start: bytes, encoding: str) -> Iterator[tuple[str, int | None]]:
+def _decoded(raw: BinaryIO, start: bytes, encoding: str) -> Iterator[tuple[str, int | None]]:
     """Yield pieces of text with line ends as line feeds; last, the first bad byte."""
     decoder = codecs.getincrementaldecoder(encoding)("strict")
     newlines = io.IncrementalNewlineDecoder(decoder, translate=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from capfilt.inputs.paths import labels
+from capfilt.inputs.paths import labels, printable
 from capfilt.inputs.spec import RAW, InputSpec
 from capfilt.inputs.tars import Sample, TarShard, open_tar
 
@@ -65,8 +65,3 @@ def _text(fields: dict[str, object], name: str) -> str | None:
     if value is not None and printable(value) != value:
         raise ValueError(f"{name!r} in the .json member holds half of a surrogate pair")
     return value
-
-
-def printable(text: str) -> str:
-    """Return `text` with bytes that were not UTF-8 (or half surrogates) as \\x and \\u escapes."""
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
