@@ -213,16 +213,8 @@ def test_options_that_do_not_go_with_the_kind(
 # --- real data
 
 
-@pytest.fixture
-def real_data() -> Path:
-    folder = os.environ.get("CAPFILT_TEST_DATA")
-    if not folder:
-        pytest.skip("CAPFILT_TEST_DATA is not set: the real data are not here")
-    return Path(folder)
-
-
-def test_real_web_pairs(real_data: Path) -> None:
-    path = real_data / "metadata" / "cc3m_val_1000.tsv"
+def test_real_web_pairs(test_data: Path) -> None:
+    path = test_data / "metadata" / "cc3m_val_1000.tsv"
     pairs = pairs_of(path)
     lines = path.read_text(encoding="utf-8").splitlines()[1:]
     assert pairs == [tuple(line.split("\t")) for line in lines]

@@ -209,14 +209,11 @@ def test_an_image_that_was_replaced_by_something_else_is_not_read(
 @pytest.mark.parametrize(
     ("name", "images", "rows"), [("smoke_cc0", 16, 25), ("smoke_ccby48", 48, 240)]
 )
-def test_real_pictures(name: str, images: int, rows: int) -> None:
-    root = os.environ.get("CAPFILT_TEST_DATA")
-    if not root:
-        pytest.skip("CAPFILT_TEST_DATA is not set: the real pictures are not here")
-    found = rows_of(Path(root, name, "captions.csv"), kind="images")
+def test_real_pictures(test_data: Path, name: str, images: int, rows: int) -> None:
+    found = rows_of(test_data / name / "captions.csv", kind="images")
     assert len(found) == rows
     assert all(row["caption"] and row["input_error"] is None for row in found)
     contents = {row["url"]: image_of(row) for row in found}
     assert len(contents) == images
     for url, content in contents.items():
-        assert content == Path(root, name, "images", str(url)).read_bytes()
+        assert content == (test_data / name / "images" / str(url)).read_bytes()

@@ -17,7 +17,14 @@ from capfilt.inputs.text import check_first_line, open_text
 # Keys may be missing from a line (then they are null), so a few are looked at for the names.
 _PEEK_LINES: Final = 100
 _TEXT: Final = {str, type(None)}
-_NAMES: Final = {bool: "true or false", int: "a number", float: "a number", list: "an array"}
+_KINDS: Final = {
+    type(None): "null",
+    bool: "true or false",
+    int: "a number",
+    float: "a number",
+    str: "a text",
+    list: "an array",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +38,7 @@ class JsonLinesTable:
     @property
     def dialect(self) -> str:
         """Say how it is written."""
-        return "one object a line"
+        return "JSON lines"
 
     @classmethod
     def open(cls, path: Path, encoding: str) -> "JsonLinesTable":
@@ -104,11 +111,7 @@ def _advice(line: str) -> str:
 
 
 def _kind(value: object) -> str:
-    return (
-        "null"
-        if value is None
-        else _NAMES.get(type(value), "a text" if isinstance(value, str) else "an object")
-    )
+    return _KINDS.get(type(value), "an object")
 
 
 def _batches(columns: list[list[str | None]], names: Sequence[str]) -> Iterator[pa.RecordBatch]:

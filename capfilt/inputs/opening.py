@@ -15,8 +15,8 @@ from capfilt.inputs.jsonlines import JsonLinesTable
 from capfilt.inputs.kinds import find_kind, wanted_files
 from capfilt.inputs.parquet import ParquetTable
 from capfilt.inputs.paths import TableKind, printable, table_kind, unknown_format
-from capfilt.inputs.spec import BLOCK_ROWS, ENCODING_OPTION, RAW, Input, InputSpec
-from capfilt.inputs.tables import Columns, Table, same_column
+from capfilt.inputs.spec import BLOCK_ROWS, ENCODING_OPTION, Input, InputSpec
+from capfilt.inputs.tables import AddressList, Columns, Table, same_column
 from capfilt.inputs.webdataset import WebDatasetTars
 
 _Stream = Callable[[int], Iterator[pa.RecordBatch]]
@@ -47,17 +47,11 @@ def open_input(spec: InputSpec) -> Input:
 def _addresses(spec: InputSpec, tables: Sequence[Table]) -> Input:
     """Check tables of addresses."""
     columns = _columns(tables, (URL, spec.url_col), (CAPTION, spec.caption_col))
-    rows = columns.count_rows(BLOCK_ROWS)
-
-    def stream(block_rows: int) -> Iterator[pa.RecordBatch]:
-        for batch in columns.read(block_rows):
-            urls, captions, errors = batch.columns
-            refs = pa.nulls(batch.num_rows, pa.string())
-            yield pa.RecordBatch.from_arrays([urls, captions, refs, errors], schema=RAW)
-
+    rows = sum(batch.num_rows for batch in columns.read(BLOCK_ROWS))
     names = " and ".join(repr(name) for name in columns.names)
     files = [table.stamp.path for table in tables]
-    return _input(stream, f"{tables[0].dialect}, columns {names}", files, rows, local=False)
+    what = f"{tables[0].dialect}, columns {names}"
+    return _input(AddressList(columns).read, what, files, rows, local=False)
 
 
 def _images(spec: InputSpec, files: Sequence[Path]) -> Input:

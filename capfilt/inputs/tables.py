@@ -2,14 +2,15 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 import pyarrow as pa
 
 from capfilt.errors import InputError
 from capfilt.inputs.paths import Stamp
+from capfilt.inputs.spec import RAW
 
-ERROR: str = "input_error"
+ERROR: Final = "input_error"
 
 
 class Table(Protocol):
@@ -56,16 +57,26 @@ class Columns:
     tables: tuple[Table, ...]
     names: tuple[str, ...]
 
-    def count_rows(self, block_rows: int) -> int:
-        """Read everything once. Raises InputError for whatever is not in order."""
-        return sum(batch.num_rows for batch in self.read(block_rows))
-
     def read(self, block_rows: int) -> Iterator[pa.RecordBatch]:
         """Yield the columns and `input_error` of all tables, in order."""
         for table in self.tables:
             table.stamp.check()
             yield from table.read(self.names, block_rows)
             table.stamp.check()
+
+
+@dataclass(frozen=True, slots=True)
+class AddressList:
+    """Tables of images to be downloaded."""
+
+    rows: Columns  # reads address, caption
+
+    def read(self, block_rows: int) -> Iterator[pa.RecordBatch]:
+        """Yield batches of RAW."""
+        for batch in self.rows.read(block_rows):
+            urls, captions, errors = batch.columns
+            refs = pa.nulls(batch.num_rows, pa.string())
+            yield pa.RecordBatch.from_arrays([urls, captions, refs, errors], schema=RAW)
 
 
 def same_column(found: Sequence[str], tables: Sequence[Table], what: str) -> str:
