@@ -53,6 +53,14 @@ class Publisher:
             _sync_folder(target.parent)
         return True
 
+    def publish_bytes(self, relative: str, content: bytes) -> bool:
+        """Create `root/relative` with `content`; see `publish`."""
+
+        def write(out: BinaryIO) -> None:
+            out.write(content)
+
+        return self.publish(relative, write)
+
     @contextlib.contextmanager
     def scratch_dir(self) -> Iterator[Path]:
         """Yield a private folder below `root/.tmp`; it is removed with all in it at the end."""

@@ -61,16 +61,23 @@ CAPTION: Final = pa.schema(
     ]
 )
 
-MATCH: Final = pa.schema(
+# Web texts and synthetic texts are scored by two stages, so that another captioner leaves the
+# scores of the web texts alone.
+MATCH_WEB: Final = pa.schema(
     [
         # softmax(ITM)[match] in [0, 1] of the web text; null where there is no text or no image.
         pa.field("itm_score", pa.float32()),
         pa.field("itc_score", pa.float32()),  # cosine similarity in [-1, 1]
-        pa.field("caption_itm_scores", pa.list_(pa.float32())),  # aligned with `captions`
-        pa.field("caption_itc_scores", pa.list_(pa.float32())),
         # The matcher's ITC image embedding, L2-normalised; null without an image.
         pa.field("image_embedding", pa.list_(pa.float32())),
         pa.field("match_error", pa.string()),
+    ]
+)
+
+MATCH_CAPTIONS: Final = pa.schema(
+    [
+        pa.field("caption_itm_scores", pa.list_(pa.float32())),  # aligned with `captions`
+        pa.field("caption_itc_scores", pa.list_(pa.float32())),
     ]
 )
 

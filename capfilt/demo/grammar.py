@@ -1,8 +1,8 @@
 """True captions of a scene, in varied words; and whether a caption is true of one.
 
-    caption  = thing | thing relation thing | thing and thing | thing with thing and thing,
-               each with or without "on a <colour> background"
-    thing    = a/an [size] colour shape
+caption  = thing | thing relation thing | thing and thing | thing with thing and thing,
+           each with or without "on a <colour> background"
+thing    = a/an [size] colour shape
 """
 
 import re
@@ -140,5 +140,3 @@ def _alternatives(word: str, rng: Random) -> list[str]:
     if word in _SIZES:
         return [SIZE_WORDS[size][0] for size in SIZES if size != _SIZES[word]]
     return []
-
-

@@ -1,0 +1,274 @@
+"""The command line: parse, call, print. Heavy libraries are imported by what a command calls."""
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Annotated, Any, Literal, NoReturn
+
+import typer
+
+from capfilt import __version__
+from capfilt.errors import CapfiltError
+
+EXIT_CODES = """Exit codes: 0 done; 1 a bug or an unexpected failure; 2 the input, an option or a
+model is unusable, nothing was run; 3 files of the run are torn, missing or foreign, or the run is
+not complete; 4 the run folder cannot be written or a worker died: run again to go on; 130
+interrupted: run again to go on."""
+
+app = typer.Typer(
+    name="capfilt",
+    help="Bootstrap clean image-text training data from noisy web pairs (CapFilt, BLIP).\n\n"
+    + EXIT_CODES,
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+
+Format = Literal["auto", "csv", "tsv", "jsonl", "parquet", "img2dataset", "webdataset", "images"]
+DedupMethod = Literal["none", "sha256", "phash", "embedding"]
+ResizeMode = Literal["no", "keep_ratio", "center_crop", "border", "keep_ratio_largest"]
+ItmToken = Literal["enc", "cls"]
+Precision = Literal["fp32", "bf16"]
+
+Inputs = Annotated[
+    list[str], typer.Argument(help="Files, folders or globs: CSV, TSV, JSON lines, Parquet, …")
+]
+RunDir = Annotated[Path, typer.Argument(help="The run folder", show_default=False)]
+Out = Annotated[Path, typer.Option("--run", help="The run folder; made where it is missing")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="No progress")]
+
+_IN, _MODEL, _DECODE = "Input", "Models", "Decoding"
+_FETCH, _POLICY, _WORK = "Download", "Policy and export", "Work"
+
+
+def _opt(help_: str, panel: str, *names: str) -> Any:  # typer's own return type
+    return typer.Option(*names, help=help_, rich_help_panel=panel, show_default=False)
+
+
+_PLAN_HELP = """Say what `run` with these options would do: what is there, what is missing, and
+roughly what it costs. Writes nothing."""
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version")] = False,
+) -> None:
+    if version:
+        print(__version__)
+        raise typer.Exit()
+
+
+@app.command("run")
+@app.command("plan", help=_PLAN_HELP)
+def run(
+    ctx: typer.Context,
+    inputs: Inputs,
+    out: Out,
+    pipeline: Annotated[str | None, _opt("A file with ROUND = Round(…)", _MODEL)] = None,
+    input_format: Annotated[Format, _opt("Default: by the file's name", _IN)] = "auto",
+    url_col: Annotated[str | None, _opt("Column of addresses; url, URL … are known", _IN)] = None,
+    caption_col: Annotated[str | None, _opt("Column of texts; caption, TEXT …", _IN)] = None,
+    image_col: Annotated[str | None, _opt("Column of image names (images)", _IN)] = None,
+    images_dir: Annotated[str | None, _opt("Folder of local images (images)", _IN)] = None,
+    encoding: Annotated[str, _opt("Of text files; default utf-8", _IN)] = "utf-8",
+    captioner: Annotated[str | None, _opt("Folder, hub name, or 'embedded'", _MODEL)] = None,
+    matcher: Annotated[str | None, _opt("Folder, hub name, or 'embedded'", _MODEL)] = None,
+    itm_token: Annotated[ItmToken | None, _opt("Position 0 for ITM: enc", _MODEL)] = None,
+    precision: Annotated[Precision | None, _opt("fp32 or bf16", _MODEL)] = None,
+    num_captions: Annotated[int | None, _opt("Captions an image: 1", _DECODE)] = None,
+    beams: Annotated[int | None, _opt("Beam search instead of nucleus sampling", _DECODE)] = None,
+    top_p: Annotated[float | None, _opt("Nucleus: 0.9", _DECODE)] = None,
+    top_k: Annotated[int | None, _opt("0 is off: 50", _DECODE)] = None,
+    temperature: Annotated[float | None, _opt("1.0", _DECODE)] = None,
+    repetition_penalty: Annotated[float | None, _opt("1.1", _DECODE)] = None,
+    min_length: Annotated[int | None, _opt("Tokens, with the prompt: 5", _DECODE)] = None,
+    max_length: Annotated[int | None, _opt("Tokens, with the prompt: 20", _DECODE)] = None,
+    prompt: Annotated[str | None, _opt("'a picture of '", _DECODE)] = None,
+    seed: Annotated[int | None, _opt("Of sampling: 0", _DECODE)] = None,
+    image_size: Annotated[int | None, _opt("Pixels, img2dataset's: 384", _FETCH)] = None,
+    resize_mode: Annotated[ResizeMode | None, _opt("img2dataset's: keep_ratio", _FETCH)] = None,
+    min_image_size: Annotated[int | None, _opt("Pixels: 0", _FETCH)] = None,
+    max_aspect_ratio: Annotated[float | None, _opt("20", _FETCH)] = None,
+    allow_private_hosts: Annotated[
+        bool | None, _opt("Also fetch from private and loopback addresses", _FETCH)
+    ] = None,
+    timeout: Annotated[float | None, _opt("Seconds for each wait: 10", _FETCH)] = None,
+    total_timeout: Annotated[float | None, _opt("Seconds for a whole request: 60", _FETCH)] = None,
+    threads: Annotated[int | None, _opt("Requests at a time and worker: 32", _FETCH)] = None,
+    dedup: Annotated[DedupMethod | None, _opt("How near-duplicates are found", _POLICY)] = None,
+    dedup_radius: Annotated[int | None, _opt("phash: Hamming distance", _POLICY)] = None,
+    dedup_similarity: Annotated[float | None, _opt("embedding: cosine", _POLICY)] = None,
+    threshold: Annotated[
+        float | None, _opt("Keep a text from this ITM score: 0.5", _POLICY)
+    ] = None,
+    file_mb: Annotated[int | None, _opt("Size of an exported file in MB: 500", _POLICY)] = None,
+    shard_rows: Annotated[int | None, _opt("Rows a shard: 1000", _WORK)] = None,
+    workers: Annotated[int | None, _opt("Processes; default: cores, or devices", _WORK)] = None,
+    device: Annotated[str, _opt("auto, cpu, cuda, cuda:0,cuda:2", _WORK)] = "auto",
+    rank: Annotated[int, _opt("Which job of a job array, from 0", _WORK)] = 0,
+    world_size: Annotated[int, _opt("How many jobs the array has", _WORK)] = 1,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Run a round, or go on with one: download, caption, match, dedup, select, export.
+
+    The same command again resumes: what is finished is never done twice. Changed options redo
+    what depends on them.
+    """
+    from capfilt import commands
+
+    spec = _input_spec(inputs, input_format, url_col, caption_col, image_col, images_dir, encoding)
+    options = _round_options(ctx)
+    with _errors():
+        if ctx.command.name == "plan":
+            _show(commands.plan(spec, options, out), as_json)
+        else:
+            work = commands.Work(workers, device, rank, world_size)
+            _show(commands.run(spec, options, out, work, _progress(quiet), _say), as_json)
+
+
+@app.command()
+def status(run_dir: RunDir, as_json: AsJson = False) -> None:
+    """Say how far a run is: shards and rows done by every stage, failures, and the funnel."""
+    from capfilt import commands
+
+    with _errors():
+        _show(commands.status(run_dir), as_json)
+
+
+@app.command()
+def retry(
+    run_dir: RunDir,
+    fetch_only: Annotated[bool, typer.Option(help="Only fetch; `run` does the rest")] = False,
+    timeout: Annotated[float | None, typer.Option(help="Seconds for each wait: 10")] = None,
+    total_timeout: Annotated[float | None, typer.Option(help="Seconds a request: 60")] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:0,cuda:2")] = "auto",
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Fetch again what failed in a way that can pass (time-outs, 5xx, connection errors).
+
+    An attempt is added; nothing published is rewritten. Then the rest of the round runs for the
+    rows that came, unless --fetch-only is given.
+    """
+    from capfilt import commands
+
+    work = commands.Work(workers, device)
+    waits = commands.Waits(timeout, total_timeout)
+    with _errors():
+        result = commands.retry(run_dir, waits, fetch_only, work, _progress(quiet), _say)
+        _show(result, as_json)
+
+
+@app.command()
+def export(
+    run_dir: RunDir,
+    to: Annotated[Path | None, typer.Option(help="Folder; default: in the run folder")] = None,
+    threshold: Annotated[float | None, typer.Option(help="Another ITM threshold")] = None,
+    file_mb: Annotated[int | None, typer.Option(help="Size of a file in MB: 500")] = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write the cleaned dataset of a finished run again, elsewhere or with another threshold."""
+    from capfilt import commands
+
+    with _errors():
+        result = commands.export(run_dir, to, threshold, file_mb, _progress(quiet), _say)
+        _show(result, as_json)
+
+
+@app.command()
+def verify(run_dir: RunDir, as_json: AsJson = False, quiet: Quiet = False) -> None:
+    """Read everything again and check digests, counts and schemas. Exit code 3 on damage."""
+    from capfilt import commands
+
+    with _errors():
+        found = commands.verify(run_dir, _progress(quiet))
+        _show(found, as_json)
+        if found.problems:
+            raise typer.Exit(3)
+
+
+@app.command()
+def gc(
+    run_dir: RunDir,
+    yes: Annotated[bool, typer.Option("--yes", help="Remove, not only list")] = False,
+    keep: Annotated[int, typer.Option(help="How many of the latest rounds are kept", min=1)] = 1,
+    as_json: AsJson = False,
+) -> None:
+    """List what the latest round does not need; with --yes remove it."""
+    from capfilt import commands
+
+    with _errors():
+        _show(commands.gc(run_dir, keep, yes), as_json)
+
+
+def main() -> NoReturn:
+    """Run the command line."""
+    app()
+    raise AssertionError("typer exits by itself")
+
+
+def _input_spec(
+    inputs: list[str],
+    input_format: Format,
+    url_col: str | None,
+    caption_col: str | None,
+    image_col: str | None,
+    images_dir: str | None,
+    encoding: str,
+) -> Any:  # InputSpec, which is imported late
+    from capfilt.inputs import InputSpec
+
+    return InputSpec(
+        paths=tuple(inputs),
+        kind=input_format,
+        url_col=url_col,
+        caption_col=caption_col,
+        image_col=image_col,
+        images_dir=images_dir,
+        encoding=encoding,
+    )
+
+
+def _round_options(ctx: typer.Context) -> Any:  # RoundOptions, which is imported late
+    """Collect the options of a round by their names."""
+    import dataclasses
+
+    from capfilt.options import RoundOptions
+
+    names = {field.name for field in dataclasses.fields(RoundOptions)}
+    return RoundOptions(**{name: given for name, given in ctx.params.items() if name in names})
+
+
+def _progress(quiet: bool) -> Callable[[str, int], AbstractContextManager[Callable[[int], None]]]:
+    from capfilt.report.progress import progress
+
+    return lambda label, total: progress(label, total, quiet=quiet)
+
+
+def _say(line: str) -> None:
+    """Tell a person something; standard output is kept for results."""
+    typer.echo(line, err=True)
+
+
+def _show(result: Any, as_json: bool) -> None:  # any result of `commands`: it renders itself
+    typer.echo(json.dumps(result.plain(), indent=1) if as_json else result.text())
+
+
+@contextmanager
+def _errors() -> Iterator[None]:
+    """Print what capfilt raises on purpose as one message, with its exit code."""
+    try:
+        yield
+    except CapfiltError as error:
+        typer.echo(f"capfilt: {error}", err=True)
+        raise typer.Exit(error.exit_code) from error
+    except KeyboardInterrupt:
+        typer.echo("capfilt: interrupted; run the same command again to go on", err=True)
+        raise typer.Exit(130) from None

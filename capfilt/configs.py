@@ -1,0 +1,84 @@
+"""Frozen dataclasses to JSON and back: how a run folder remembers its rounds.
+
+Each dataclass is written with its class name, so that a field of several possible types (nucleus
+sampling or beam search) comes back as what it was. Only classes that the type hints name are ever
+built: a run folder from a stranger can fill in fields, nothing else.
+"""
+
+import dataclasses
+import types
+import typing
+from typing import Any, TypeVar
+
+from capfilt.errors import DamageError
+
+T = TypeVar("T")
+_TYPE = "type"
+
+
+def to_plain(value: object) -> Any:  # a JSON tree has no narrower type
+    """Return `value` as dicts, lists and scalars."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {f.name: to_plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {_TYPE: type(value).__name__, **fields}
+    if isinstance(value, tuple | list):
+        return [to_plain(item) for item in value]
+    return value
+
+
+def from_plain(cls: type[T], plain: object) -> T:
+    """Build a `cls` from what `to_plain` made of one.
+
+    Raises:
+        DamageError: fields are unknown, missing or of other types.
+    """
+    try:
+        built = _build(cls, plain, cls.__name__)
+    except (TypeError, KeyError, ValueError) as error:
+        raise DamageError(f"a saved configuration does not fit this capfilt: {error}") from error
+    if not isinstance(built, cls):
+        raise DamageError(f"a saved configuration holds no {cls.__name__}")
+    return built
+
+
+def _build(hint: Any, plain: Any, where: str) -> Any:  # type hints and JSON are both untyped
+    if hint is Any or plain is None:
+        return plain
+    origin = typing.get_origin(hint)
+    if origin in {typing.Union, types.UnionType}:
+        return _build(_chosen(typing.get_args(hint), plain, where), plain, where)
+    if origin is tuple:
+        item = typing.get_args(hint)[0]
+        return tuple(_build(item, one, where) for one in plain)
+    if dataclasses.is_dataclass(hint):
+        return _build_dataclass(hint, plain, where)
+    if hint is float and isinstance(plain, int):
+        return float(plain)
+    if isinstance(hint, type) and not isinstance(plain, hint):
+        raise TypeError(f"{where} is {plain!r}, not a {hint.__name__}")
+    return plain
+
+
+def _build_dataclass(hint: Any, plain: dict[str, Any], where: str) -> Any:  # as above
+    hints = typing.get_type_hints(hint)
+    unknown = set(plain) - {field.name for field in dataclasses.fields(hint)} - {_TYPE}
+    if unknown:
+        raise TypeError(f"{where} has no {', '.join(sorted(unknown))}")
+    fields = {
+        name: _build(hints[name], value, f"{where}.{name}")
+        for name, value in plain.items()
+        if name != _TYPE
+    }
+    return hint(**fields)
+
+
+def _chosen(members: tuple[Any, ...], plain: Any, where: str) -> Any:  # as above
+    """Return which member of a union `plain` is: by its class name, or by its plain type."""
+    if isinstance(plain, dict):
+        return next(m for m in members if getattr(m, "__name__", "") == plain[_TYPE])
+    for member in members:
+        if isinstance(member, type) and isinstance(plain, member):
+            return member
+        if typing.get_origin(member) in {tuple, typing.Literal}:
+            return member
+    raise TypeError(f"{where} is {plain!r}, which is none of {members}")

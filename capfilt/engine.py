@@ -1,0 +1,168 @@
+"""Running a plan: its passes one after the other, each over the shards that miss something."""
+
+import contextlib
+import os
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from capfilt.checkpoints import weight_bytes
+from capfilt.errors import InputError
+from capfilt.executors import Executor, Processes, Serial, rank_slice
+from capfilt.ledger import Ledger
+from capfilt.models.recipe import ModelRef
+from capfilt.plan import Plan, Planned, RunReader, is_barrier
+from capfilt.source import rows_of
+from capfilt.worker import PassJob, solve_barrier
+
+# A context manager that shows progress: (label, rows) -> yields a function told of rows done.
+Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
+
+_WORKER_OVERHEAD_BYTES: Final = 600_000_000  # Python, torch and one slice of activations
+_MEMORY_SHARE: Final = 0.7
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """What may be used: worker processes, devices, and which part of a job array this is."""
+
+    workers: int = 1
+    devices: tuple[str, ...] = ("cpu",)
+    rank: int = 0
+    world_size: int = 1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.rank < self.world_size:
+            raise InputError(f"rank {self.rank} of {self.world_size}: ranks count from 0")
+        if self.workers < 1:
+            raise InputError(f"{self.workers} workers; give at least 1")
+
+    @property
+    def executor(self) -> Executor:
+        """The executor for these resources."""
+        return Serial() if self.workers == 1 else Processes(self.workers)
+
+
+def advance(plan: Plan, ledger: Ledger, resources: Resources, progress: Progress) -> bool:
+    """Do what is missing of a plan. Returns whether all of it is done now.
+
+    A rank of a job array does its own slice; a barrier waits until every rank's slice is there,
+    so the last rank, or a run without a rank, goes beyond it.
+    """
+    reader = RunReader(ledger, plan)
+    for stages in plan.passes():
+        if is_barrier(stages[0].stage):
+            if plan.missing(ledger, stages[0]):
+                with progress(stages[0].stage.name, rows_of(plan.shards, ledger)) as told:
+                    solve_barrier(reader, stages[0], told)
+        else:
+            run_pass(plan, ledger, stages, resources, progress)
+        if any(plan.missing(ledger, planned) for planned in stages):
+            return False
+    return True
+
+
+def check_models(plan: Plan, ledger: Ledger) -> None:
+    """Load each model that has work to do, once, before the download and not after it.
+
+    Raises:
+        ModelError: a checkpoint is incomplete or of the wrong kind.
+    """
+    for planned in plan.planned:
+        stage = planned.stage
+        if is_barrier(stage) or stage.resource != "model" or not plan.missing(ledger, planned):
+            continue
+        with stage.open():
+            pass
+
+
+def run_pass(
+    plan: Plan,
+    ledger: Ledger,
+    stages: tuple[Planned, ...],
+    resources: Resources,
+    progress: Progress,
+) -> None:
+    """Run one pass over this rank's shards that miss something of it."""
+    missing = set(missing_of_pass(plan, ledger, stages))
+    # The slice is cut from all shards, so that ranks do not shift as others finish theirs.
+    slice_ = rank_slice(plan.shards, resources.rank, resources.world_size)
+    mine = _from_own_place([shard for shard in slice_ if shard in missing])
+    if not mine:
+        return
+    label = "+".join(planned.stage.name for planned in stages)
+    job = PassJob(str(ledger.root), plan, stages, resources.devices)
+    with progress(label, rows_of(mine, ledger)) as told:
+        resources.executor.run(job, mine, told)
+
+
+def missing_of_pass(plan: Plan, ledger: Ledger, stages: Sequence[Planned]) -> list[str]:
+    """Return the shards that miss at least one of these stages, in order."""
+    wanted: set[str] = set()
+    for planned in stages:
+        wanted.update(plan.missing(ledger, planned))
+    return [shard for shard in plan.shards if shard in wanted]
+
+
+def _from_own_place(shards: list[str]) -> list[str]:
+    """Rotate the work by the process id, so that processes on one run start at different shards.
+
+    They need no lock: a shard that another has published meanwhile is skipped, and where two do
+    compute the same one, the first to publish wins.
+    """
+    if not shards:
+        return []
+    start = (os.getpid() * 7919) % len(shards)
+    return shards[start:] + shards[:start]
+
+
+def choose_devices(wanted: str) -> tuple[str, ...]:
+    """Turn `auto`, `cpu`, `cuda` or `cuda:1,cuda:3` into devices.
+
+    `auto` is every CUDA device where there is one, otherwise the CPU.
+
+    Raises:
+        InputError: a CUDA device is asked for and there is none.
+    """
+    if wanted == "cpu":
+        return ("cpu",)
+    import torch
+
+    count = torch.cuda.device_count()
+    if wanted in {"auto", "cuda"}:
+        if count == 0 and wanted == "cuda":
+            raise InputError("--device cuda: torch sees no CUDA device; use --device cpu")
+        return tuple(f"cuda:{i}" for i in range(count)) or ("cpu",)
+    devices = tuple(part.strip() for part in wanted.split(","))
+    for device in devices:
+        if device not in {f"cuda:{i}" for i in range(count)}:
+            raise InputError(f"--device {device!r}: there are {count} CUDA devices, from cuda:0")
+    return devices
+
+
+def choose_workers(wanted: int | None, models: Sequence[ModelRef], devices: Sequence[str]) -> int:
+    """Return the number of worker processes: one a device, or as many as cores and memory bear."""
+    if wanted is not None:
+        return wanted
+    if devices[0] != "cpu":
+        return len(devices)
+    each = (
+        2 * sum(weight_bytes(model) for model in models) + _WORKER_OVERHEAD_BYTES
+    )  # fp16 files become fp32 in memory
+    return max(1, min(_cores(), int(_available_bytes() * _MEMORY_SHARE / each)))
+
+
+def _cores() -> int:
+    with contextlib.suppress(AttributeError):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _available_bytes() -> int:
+    """Return the memory that is free for us, or a guess where the system does not say."""
+    with contextlib.suppress(OSError, ValueError, StopIteration):
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        return next(int(x.split()[1]) * 1024 for x in lines if x.startswith("MemAvailable"))
+    return 8_000_000_000

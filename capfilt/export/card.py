@@ -1,0 +1,69 @@
+"""The dataset card: what a stranger who finds the folder needs to know."""
+
+import json
+import re
+from typing import Final
+
+from capfilt.export.config import Provenance
+
+_ACTIVE: Final = re.compile(r"([\\`*_{}\[\]()#+!|<>&~$])")
+
+
+def dataset_card(rows: int, split: str, provenance: Provenance) -> str:
+    """Return README.md: YAML that `datasets` reads, then the story of the data."""
+    recipe = json.loads(provenance.recipe)
+    return f"""---
+configs:
+- config_name: default
+  data_files:
+  - split: {split}
+    path: data/{split}-*.parquet
+---
+
+# Image-text pairs, cleaned by CapFilt
+
+{rows:,} pairs of an image and a text, one a row. The texts are those of the web and synthetic ones;
+each was judged alone by an image-text-matching filter (BLIP, arXiv 2201.12086, section 3.3).
+
+- Input: {_plain(provenance.source)}
+- Captioner: {_plain(_model(recipe["caption"]))}
+- Filter: {_plain(_model(recipe["matching"]))}, threshold {recipe["select"]["threshold"]}
+- Made by capfilt {_plain(provenance.capfilt)}; `manifest.json` has the whole recipe and the SHA-256
+  of every file.
+
+## What became of the input
+
+| rows | count |
+| --- | ---: |
+{_table(provenance)}
+
+## Columns
+
+`image` (encoded bytes), `text`, `origin` (`web` or `synthetic`), `itm_score` and `itc_score` of the
+text, `caption_index` (which synthetic text), `key` and `url` of the input's row, sizes in pixels,
+`sha256` of the image as it was fetched.
+
+```python
+from datasets import load_dataset
+
+pairs = load_dataset("parquet", data_files="data/*.parquet", split="train")
+```
+
+## Rights
+
+The pictures and the texts of the web belong to their owners; this dataset grants no rights to them.
+"""
+
+
+def _model(stage: dict[str, dict[str, str]]) -> str:
+    model = stage["model"]
+    return f"{model['name']} (weights {model['digest']})"
+
+
+def _table(provenance: Provenance) -> str:
+    return "\n".join(f"| {_plain(label)} | {count:,} |" for label, count in provenance.funnel)
+
+
+def _plain(text: str) -> str:
+    """Return text that Markdown shows as it is: one line, nothing active."""
+    return _ACTIVE.sub(r"\\\1", " ".join(text.split()))

@@ -1,0 +1,98 @@
+"""What an export is made from and what is in it: configuration, provenance, columns."""
+
+import json
+from dataclasses import dataclass
+from typing import Final
+
+import pyarrow as pa
+
+from capfilt.errors import InputError
+
+# Columns of a run that the export reads.
+NARROW: Final = ("caption", "captions", "image_bytes", "keep_web", "keep_captions")
+WIDE: Final = (
+    "key",
+    "url",
+    "image",
+    "width",
+    "height",
+    "original_width",
+    "original_height",
+    "sha256",
+    "itm_score",
+    "itc_score",
+    "caption_itm_scores",
+    "caption_itc_scores",
+)
+READS: Final = (*NARROW, *WIDE)
+
+_FEATURES: Final = {
+    "key": "string",
+    "url": "string",
+    "text": "string",
+    "origin": "string",
+    "itm_score": "float32",
+    "itc_score": "float32",
+    "caption_index": "int32",
+    "width": "int32",
+    "height": "int32",
+    "original_width": "int32",
+    "original_height": "int32",
+    "sha256": "string",
+}
+_IMAGE: Final = pa.struct([pa.field("bytes", pa.binary()), pa.field("path", pa.string())])
+
+# One row for each kept (image, text).
+COLUMNS: Final = pa.schema(
+    [
+        pa.field("key", pa.string()),  # of the row of the input
+        pa.field("url", pa.string()),
+        pa.field("image", _IMAGE),  # encoded bytes; path is `<key>.jpg`
+        pa.field("text", pa.string()),
+        pa.field("origin", pa.string()),  # web | synthetic
+        pa.field("itm_score", pa.float32()),  # of this text, [0, 1]
+        pa.field("itc_score", pa.float32()),  # of this text, [-1, 1]
+        pa.field("caption_index", pa.int32()),  # which synthetic text; null for the web's
+        pa.field("width", pa.int32()),  # pixels
+        pa.field("height", pa.int32()),
+        pa.field("original_width", pa.int32()),
+        pa.field("original_height", pa.int32()),
+        pa.field("sha256", pa.string()),  # of the bytes as fetched
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ExportConfig:
+    """Sizes of the written files: bytes of images and texts a file, and rows a row group."""
+
+    target_bytes: int = 500_000_000
+    row_group_rows: int = 500
+    split: str = "train"
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        if self.target_bytes < 1 or self.row_group_rows < 1:
+            raise InputError("export sizes must be positive")
+        if not self.split.isidentifier():
+            raise InputError(f"split {self.split!r} must be a plain word such as train")
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """What the manifest says of where the data came from. `recipe` is the round as JSON text."""
+
+    capfilt: str
+    source: str
+    recipe: str
+    stages: tuple[str, ...]
+    funnel: tuple[tuple[str, int], ...]
+
+
+def hugging_face_metadata() -> dict[bytes, bytes]:
+    """Return the schema metadata by which `datasets` reads `image` as an Image."""
+    features: dict[str, dict[str, str]] = {
+        name: {"dtype": kind, "_type": "Value"} for name, kind in _FEATURES.items()
+    }
+    ordered = {name: features.get(name, {"_type": "Image"}) for name in COLUMNS.names}
+    return {b"huggingface": json.dumps({"info": {"features": ordered}}).encode()}

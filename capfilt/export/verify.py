@@ -1,0 +1,61 @@
+"""Reading an export again: which files are torn, altered, missing or foreign."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from capfilt.errors import DamageError
+from capfilt.export.config import COLUMNS
+from capfilt.export.dataset import MANIFEST, load_manifest
+from capfilt.publish import TMP_DIR
+
+
+@dataclass(frozen=True, slots=True)
+class ExportProblem:
+    """One file of an export that is not as it should be."""
+
+    kind: Literal["damaged", "missing", "foreign", "unfinished"]
+    path: str
+    detail: str
+
+
+def verify_export(folder: Path) -> list[ExportProblem]:
+    """Compare every file of an export with its manifest."""
+    if not (folder / MANIFEST).exists():
+        return [ExportProblem("unfinished", str(folder), "it has no manifest; run again to finish")]
+    try:
+        listed = {entry["path"]: entry for entry in load_manifest(folder)["files"]}
+    except (DamageError, KeyError, TypeError) as error:
+        return [ExportProblem("damaged", str(folder / MANIFEST), str(error))]
+    problems: list[ExportProblem] = []
+    for path, entry in listed.items():
+        problems += _check(folder / path, entry["rows"], entry["sha256"])
+    for file in sorted(p for p in folder.rglob("*") if p.is_file()):
+        relative = file.relative_to(folder)
+        if str(relative) not in {*listed, MANIFEST} and relative.parts[0] != TMP_DIR:
+            problems.append(ExportProblem("foreign", str(file), "the manifest does not list it"))
+    return problems
+
+
+def _check(file: Path, rows: int, sha256: str) -> list[ExportProblem]:
+    if not file.is_file():
+        return [ExportProblem("missing", str(file), "the manifest lists it")]
+    with file.open("rb") as stream:
+        if hashlib.file_digest(stream, "sha256").hexdigest() != sha256:
+            return [ExportProblem("damaged", str(file), "its SHA-256 is not the manifest's")]
+    if file.suffix != ".parquet":
+        return []
+    try:
+        parquet = pq.ParquetFile(file)
+    except (pa.ArrowInvalid, OSError) as error:
+        return [ExportProblem("damaged", str(file), f"no readable Parquet: {error}")]
+    with parquet:
+        if parquet.metadata.num_rows != rows:
+            return [ExportProblem("damaged", str(file), f"has not the {rows} rows it should")]
+        if parquet.schema_arrow.remove_metadata() != COLUMNS:
+            return [ExportProblem("damaged", str(file), "has other columns than an export")]
+    return []

@@ -1,0 +1,193 @@
+"""From command-line options to a round: what is given overrides the pipeline's recipe."""
+
+import dataclasses
+import importlib.util
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TypeVar
+
+from capfilt.checkpoints import EMBEDDED, resolve_model, share_weights
+from capfilt.errors import InputError
+from capfilt.models.recipe import Beam, Nucleus
+from capfilt.round import Matching, Round
+from capfilt.stages.caption import Caption
+from capfilt.stages.dedup import Dedup
+from capfilt.stages.download import Download
+
+T = TypeVar("T")
+DedupMethod = Literal["none", "sha256", "phash", "embedding"]
+
+
+@dataclass(frozen=True, slots=True)
+class RoundOptions:
+    """Options of `capfilt run`, each None where it was not given. See `capfilt run --help`."""
+
+    pipeline: str | None = None
+    captioner: str | None = None
+    matcher: str | None = None
+    num_captions: int | None = None
+    beams: int | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    temperature: float | None = None
+    repetition_penalty: float | None = None
+    min_length: int | None = None
+    max_length: int | None = None
+    prompt: str | None = None
+    seed: int | None = None
+    itm_token: Literal["enc", "cls"] | None = None
+    precision: Literal["fp32", "bf16"] | None = None
+    dedup: DedupMethod | None = None
+    dedup_radius: int | None = None
+    dedup_similarity: float | None = None
+    threshold: float | None = None
+    image_size: int | None = None
+    resize_mode: str | None = None
+    min_image_size: int | None = None
+    max_aspect_ratio: float | None = None
+    allow_private_hosts: bool | None = None
+    timeout: float | None = None
+    total_timeout: float | None = None
+    threads: int | None = None
+    shard_rows: int | None = None
+    file_mb: int | None = None
+
+
+def build_round(options: RoundOptions) -> Round:
+    """Return the round that the options describe.
+
+    Raises:
+        InputError: the pipeline file, a model or a value is unusable; it says which.
+    """
+    base = load_pipeline(options.pipeline) if options.pipeline else default_round()
+    file_bytes = None if options.file_mb is None else options.file_mb * 1_000_000
+    changed = _changed(
+        base,
+        caption=_caption(base.caption, options),
+        matching=_matching(base.matching, options),
+        fetch=_fetch(base, options),
+        select=_changed(base.select, threshold=options.threshold),
+        export=_changed(base.export, target_bytes=file_bytes),
+        shard_rows=options.shard_rows,
+    )
+    return dataclasses.replace(changed, dedup=_dedup(base.dedup, options))
+
+
+def default_round() -> Round:
+    """Return the round of the embedded models, which runs anywhere and needs no hub."""
+    return Round(
+        caption=Caption(resolve_model(EMBEDDED, "captioner")),
+        matching=Matching(resolve_model(EMBEDDED, "matcher")),
+    )
+
+
+def load_pipeline(path: str) -> Round:
+    """Run a pipeline file and return its `ROUND`.
+
+    Raises:
+        InputError: there is no such file, it fails, or it defines no `ROUND`.
+    """
+    file = Path(path)
+    spec = importlib.util.spec_from_file_location("capfilt_pipeline", file)
+    if not file.is_file() or spec is None or spec.loader is None:
+        raise InputError(f"{path} is no pipeline file; see pipelines/ for some to copy")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except (SyntaxError, NameError, TypeError, AttributeError, ImportError) as error:
+        raise InputError(f"{path} fails: {type(error).__name__}: {error}") from error
+    recipe = getattr(module, "ROUND", None)
+    if not isinstance(recipe, Round):
+        raise InputError(f"{path} defines no ROUND = Round(…); see pipelines/ for some to copy")
+    return recipe
+
+
+def warnings_of(recipe: Round) -> list[str]:
+    """Return what a user should know before a long run with this recipe."""
+    if share_weights(recipe.caption.model, recipe.matching.model):
+        return [
+            "captioner and filter share the same image encoder weights: a filter lets the mistakes "
+            "of its own captioner pass (BLIP Table 4: 8 % instead of 25 % noise found). "
+            "Fine-tune the two apart."
+        ]
+    return []
+
+
+def _caption(base: Caption, options: RoundOptions) -> Caption:
+    return _changed(
+        base,
+        model=resolve_model(options.captioner, "captioner") if options.captioner else None,
+        num_captions=options.num_captions,
+        decoding=_decoding(base.decoding, options),
+        lengths=_changed(
+            base.lengths, min_length=options.min_length, max_length=options.max_length
+        ),
+        prompt=options.prompt,
+        seed=options.seed,
+        precision=options.precision,
+    )
+
+
+def _decoding(base: Nucleus | Beam, options: RoundOptions) -> Nucleus | Beam:
+    sampling = {"top_p": options.top_p, "top_k": options.top_k, "temperature": options.temperature}
+    if options.beams:
+        given = [name for name, value in sampling.items() if value is not None]
+        if given:
+            raise InputError(
+                f"--beams and --{given[0].replace('_', '-')} exclude each other: "
+                "beam search draws nothing"
+            )
+        beam = base if isinstance(base, Beam) else Beam()
+        return _changed(
+            beam, num_beams=options.beams, repetition_penalty=options.repetition_penalty
+        )
+    if isinstance(base, Beam) and options.beams is None and not any(sampling.values()):
+        return _changed(base, repetition_penalty=options.repetition_penalty)
+    nucleus = base if isinstance(base, Nucleus) else Nucleus()
+    return _changed(nucleus, **sampling, repetition_penalty=options.repetition_penalty)
+
+
+def _matching(base: Matching, options: RoundOptions) -> Matching:
+    return _changed(
+        base,
+        model=resolve_model(options.matcher, "matcher") if options.matcher else None,
+        itm_token=options.itm_token,
+        precision=options.precision,
+    )
+
+
+def _fetch(base: Round, options: RoundOptions) -> Download:
+    return _changed(
+        base.fetch,
+        resize=_changed(
+            base.fetch.resize,
+            image_size=options.image_size,
+            resize_mode=options.resize_mode,
+            min_image_size=options.min_image_size,
+            max_aspect_ratio=options.max_aspect_ratio,
+        ),
+        allow_private_hosts=options.allow_private_hosts,
+        timeout=options.timeout,
+        total_timeout=options.total_timeout,
+        threads=options.threads,
+    )
+
+
+def _dedup(base: Dedup | None, options: RoundOptions) -> Dedup | None:
+    if options.dedup == "none":
+        return None
+    given: Mapping[str, object] = {
+        "method": options.dedup,
+        "radius": options.dedup_radius,
+        "similarity": options.dedup_similarity,
+    }
+    if base is None and not any(value is not None for value in given.values()):
+        return None
+    return _changed(base or Dedup(), **given)
+
+
+def _changed(base: T, **given: object) -> T:
+    """Return the frozen dataclass `base` with those fields replaced that are not None."""
+    kept = {name: value for name, value in given.items() if value is not None}
+    return dataclasses.replace(base, **kept)  # type: ignore[type-var]  # every caller has one

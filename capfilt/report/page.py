@@ -1,0 +1,153 @@
+"""The report: one HTML file with the funnel, the scores and pictures of what was decided.
+
+It opens nothing from anywhere: pictures are inside, there is no script, and every text is escaped,
+since captions and addresses are written by strangers.
+"""
+
+import base64
+import io
+from html import escape
+from pathlib import Path
+from typing import Final
+
+from PIL import Image
+
+from capfilt.publish import Publisher
+from capfilt.report.funnel import Funnel
+from capfilt.report.samples import Sample, draw_samples
+from capfilt.stage import ColumnReader
+
+_EACH: Final = 12
+_THUMBNAIL: Final = 160
+_LONGEST: Final = 160
+_POLICY: Final = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+_TITLES: Final = {
+    "kept_both": "Kept: the web text and a synthetic one",
+    "kept_web": "Kept: the web text alone",
+    "kept_synthetic": "Kept: a synthetic text, the web text was rejected",
+    "no_text_kept": "Dropped: no text reached the threshold",
+    "duplicate_image": "Dropped: near-duplicates of a better-scored image",
+    "failed_to_resize": "Failed: no usable image",
+    "failed_to_download": "Failed: not fetched",
+    "invalid_url": "Failed: no usable address",
+    "duplicate_url": "Dropped: the address of an earlier row",
+    "undecodable": "Failed: the image cannot be decoded",
+}
+_STYLE: Final = """
+:root{color-scheme:light dark;--line:#8884;--web:#3b7dd8;--syn:#e08a1e;--ok:#2a9d55;--no:#c0392b}
+body{font:15px/1.45 system-ui,sans-serif;max-width:1100px;margin:2rem auto;padding:0 1rem}
+h2{margin-top:2.2rem;border-bottom:1px solid var(--line)}
+table{border-collapse:collapse}td{padding:.15rem .6rem .15rem 0}td.n{text-align:right}
+.bar{display:inline-block;height:.8rem;background:var(--web);border-radius:2px}
+.sheet{display:grid;grid-template-columns:repeat(auto-fill,minmax(200px,1fr));gap:1rem}
+figure{margin:0;border:1px solid var(--line);border-radius:6px;padding:.6rem;overflow:hidden}
+figure img{display:block;margin:0 auto .4rem;max-width:100%}
+p{margin:.2rem 0;overflow-wrap:anywhere}small{opacity:.7}
+.yes::before{content:"✓ ";color:var(--ok)}.not::before{content:"✗ ";color:var(--no)}
+"""
+
+
+def write_page(
+    reader: ColumnReader, publisher: Publisher, name: str, funnel: Funnel, threshold: float
+) -> Path:
+    """Write `reports/<name>.html` in the run folder, once; returns where it lies."""
+    relative = f"reports/{name}.html"
+    path = publisher.root / relative
+    if not path.exists():
+        page = render_page(funnel, draw_samples(reader, _EACH), threshold)
+        publisher.publish_bytes(relative, page.encode("utf-8", "replace"))
+    return path
+
+
+def render_page(funnel: Funnel, samples: dict[str, list[Sample]], threshold: float) -> str:
+    """Return the page as HTML."""
+    sheets = [
+        f"<h2>{escape(title)}</h2><div class=sheet>{''.join(map(_figure, samples[reason]))}</div>"
+        for reason, title in _TITLES.items()
+        if samples.get(reason)
+    ]
+    return (
+        "<!doctype html><html lang=en><head><meta charset=utf-8>"
+        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
+        '<meta name=viewport content="width=device-width">'
+        f"<title>capfilt report</title><style>{_STYLE}</style></head><body>"
+        f"<h1>What became of {funnel.rows:,} rows</h1>{_funnel_table(funnel)}"
+        f"<h2>ITM scores</h2>{_histogram(funnel, threshold)}{''.join(sheets)}</body></html>"
+    )
+
+
+def _funnel_table(funnel: Funnel) -> str:
+    rows = [
+        f"<tr><td>{escape(label)}</td><td class=n>{count:,}</td><td>"
+        f'<span class=bar style="width:{360 * count / max(funnel.rows, 1):.0f}px"></span></td></tr>'
+        for label, count in funnel.lines()
+    ]
+    texts = [
+        f"<p>{origin} texts: {judged:,} judged, {kept:,} kept"
+        + (f", {100 * (1 - kept / judged):.0f} % rejected</p>" if judged else "</p>")
+        for origin, judged, kept in (
+            ("web", funnel.web_judged, funnel.web_kept),
+            ("synthetic", funnel.synthetic_judged, funnel.synthetic_kept),
+        )
+    ]
+    return f"<table>{''.join(rows)}</table>{''.join(texts)}"
+
+
+def _histogram(funnel: Funnel, threshold: float) -> str:
+    """Return an SVG: how many texts have which score, the web's and the synthetic, and the cut."""
+    width, height, base = 640, 180, 150
+    most = max([1, *funnel.web_scores, *funnel.synthetic_scores])
+    step = width / len(funnel.web_scores)
+    bars = []
+    for shift, colour, counts in (
+        (0.08, "var(--web)", funnel.web_scores),
+        (0.5, "var(--syn)", funnel.synthetic_scores),
+    ):
+        for place, count in enumerate(counts):
+            tall = base * count / most
+            bars.append(
+                f'<rect x="{(place + shift) * step:.1f}" y="{base - tall:.1f}" '
+                f'width="{step * 0.4:.1f}" height="{tall:.1f}" fill="{colour}"/>'
+            )
+    cut = width * threshold
+    return (
+        f'<svg viewBox="0 0 {width} {height}" width="{width}" role="img" '
+        f'aria-label="histogram of ITM scores">{"".join(bars)}'
+        f'<line x1="{cut}" x2="{cut}" y1="0" y2="{base}" stroke="currentColor" '
+        'stroke-dasharray="4 3"/>'
+        f'<text x="{min(cut + 4, width - 110)}" y="12" fill="currentColor" font-size="12">'
+        f"threshold {threshold}</text>"
+        f'<text x="0" y="{height - 12}" fill="currentColor" font-size="12">0</text>'
+        f'<text x="{width - 8}" y="{height - 12}" fill="currentColor" font-size="12">1</text></svg>'
+        '<p><span class=bar style="width:12px"></span> web '
+        '<span class=bar style="width:12px;background:var(--syn)"></span> synthetic</p>'
+    )
+
+
+def _figure(sample: Sample) -> str:
+    texts = "".join(
+        f'<p class="{"yes" if kept else "not"}">{escape(_short(text)) or "<i>no text</i>"} '
+        f"<small>{origin}{'' if score is None else f' {score:.2f}'}</small></p>"
+        for origin, text, score, kept in sample.texts
+    )
+    detail = f"<p><small>{escape(_short(sample.detail))}</small></p>" if sample.detail else ""
+    address = f"<p><small>{escape(_short(sample.url))}</small></p>" if not sample.image else ""
+    return f"<figure>{_thumbnail(sample.image)}{texts}{detail}{address}</figure>"
+
+
+def _thumbnail(data: bytes | None) -> str:
+    if data is None:
+        return ""
+    out = io.BytesIO()
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            small = image.convert("RGB")
+            small.thumbnail((_THUMBNAIL, _THUMBNAIL))
+            small.save(out, "JPEG", quality=80)
+    except Exception:  # noqa: BLE001  # decoders of hostile bytes raise anything
+        return "<p><small>cannot be decoded</small></p>"
+    return f'<img alt="" src="data:image/jpeg;base64,{base64.b64encode(out.getvalue()).decode()}">'
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"

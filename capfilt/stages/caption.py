@@ -1,0 +1,83 @@
+"""The caption stage: K synthetic texts for every image."""
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import pyarrow as pa
+
+from capfilt import schema
+from capfilt.errors import InputError
+from capfilt.fingerprint import NOT_IDENTITY
+from capfilt.models.protocols import Captioner
+from capfilt.models.recipe import Beam, Lengths, ModelRef, Nucleus, Precision
+from capfilt.stage import Resource, Transform
+from capfilt.stages.decoded import decode_rows
+
+DEFAULT_PROMPT = "a picture of "
+
+
+@dataclass(frozen=True)
+class Caption:
+    """Write `num_captions` texts an image by nucleus sampling or beam search.
+
+    `lengths` count tokens with the prompt. Two runs with equal fields write equal texts.
+    """
+
+    model: ModelRef
+    num_captions: int = 1
+    decoding: Nucleus | Beam = Nucleus()
+    lengths: Lengths = Lengths()
+    prompt: str = DEFAULT_PROMPT
+    seed: int = 0
+    precision: Precision = "fp32"
+    device: str = field(default="cpu", metadata=NOT_IDENTITY)
+
+    name = "caption"
+    version = 1
+    resource: ClassVar[Resource] = "model"
+    rows_per_call = 64
+    needs = ("key", "image")
+    adds = schema.CAPTION
+
+    def __post_init__(self) -> None:
+        """Check what can be checked without the model."""
+        if self.num_captions < 1:
+            raise InputError(f"{self.num_captions} captions an image; give at least 1")
+        if isinstance(self.decoding, Beam) and self.num_captions > self.decoding.num_beams:
+            raise InputError(
+                f"{self.num_captions} captions need as many beams; num_beams is "
+                f"{self.decoding.num_beams}"
+            )
+
+    @contextlib.contextmanager
+    def open(self) -> Iterator[Transform]:
+        """Load the captioner, and yield the transform."""
+        from capfilt.models.blip import BlipCaptioner
+
+        captioner = BlipCaptioner(
+            self.model,
+            decoding=self.decoding,
+            lengths=self.lengths,
+            prompt=self.prompt,
+            num_captions=self.num_captions,
+            seed=self.seed,
+            device=self.device,
+            precision=self.precision,
+        )
+        yield lambda batch: caption_batch(captioner, batch)
+
+
+def caption_batch(captioner: Captioner, batch: pa.RecordBatch) -> pa.RecordBatch:
+    """Caption the rows that have an image; the others get nulls, undecodable ones a reason."""
+    places, images, errors = decode_rows(batch.column("image"), captioner.side)
+    keys = batch.column("key").to_pylist()
+    texts: list[list[str] | None] = [None] * batch.num_rows
+    written = captioner.caption(images, [keys[place] for place in places])
+    for place, own in zip(places, written, strict=True):
+        texts[place] = own
+    return pa.record_batch(
+        [pa.array(texts, pa.list_(pa.string())), pa.array(errors, pa.string())],
+        schema=schema.CAPTION,
+    )

@@ -1,0 +1,75 @@
+"""Pairs of rows that are near each other, by faiss, exact and independent of threads.
+
+A row's place is its rank: the better-scored row has the lower place. Every function yields arrays
+(better, worse) of places, better < worse, block by block so that memory stays bounded.
+"""
+
+from collections.abc import Iterator
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+Places = npt.NDArray[np.int64]
+Pairs = tuple[Places, Places]
+
+_BLOCK: Final = 4096
+# Inner products differ in their last bits with block shape and threads: pairs this close to the
+# threshold are decided by an exact sum in double precision.
+_UNSURE: Final = 1e-4
+
+
+def same_value(values: npt.NDArray[np.bytes_]) -> Iterator[Pairs]:
+    """Pair every row with the best row that has the same value."""
+    _, first, inverse = np.unique(values, return_index=True, return_inverse=True)
+    places = np.arange(len(values))
+    best = first[inverse]
+    worse = np.flatnonzero(best < places)
+    yield best[worse], worse
+
+
+def within_hamming(codes: npt.NDArray[np.uint64], radius: int) -> Iterator[Pairs]:
+    """Pair rows whose 64-bit codes differ in at most `radius` bits."""
+    import faiss
+
+    packed = codes.astype("<u8").view(np.uint8).reshape(-1, 8)
+    index = faiss.IndexBinaryFlat(64)
+    index.add(packed)
+    for start in range(0, len(packed), _BLOCK):
+        limits, _, found = index.range_search(packed[start : start + _BLOCK], radius + 1)
+        yield _ordered(limits, found, start)
+
+
+def within_cosine(vectors: npt.NDArray[np.float32], similarity: float) -> Iterator[Pairs]:
+    """Pair rows whose L2-normalised vectors have an inner product of at least `similarity`."""
+    import faiss
+
+    vectors = np.ascontiguousarray(vectors)
+    index = faiss.IndexFlatIP(vectors.shape[1])
+    index.add(vectors)
+    for start in range(0, len(vectors), _BLOCK):
+        block = vectors[start : start + _BLOCK]
+        limits, scores, found = index.range_search(block, similarity - _UNSURE)
+        better, worse = _pairs(limits, found, start)
+        sure = scores >= similarity + _UNSURE
+        unsure = np.flatnonzero(~sure)
+        exact = (
+            vectors[better[unsure]].astype(np.float64) * vectors[worse[unsure]].astype(np.float64)
+        ).sum(axis=1)
+        sure[unsure] = exact >= similarity
+        keep = sure & (better < worse)
+        yield better[keep], worse[keep]
+
+
+def _pairs(limits: npt.NDArray[np.generic], found: Places, start: int) -> Pairs:
+    """Turn faiss's range result into (found, asked) places."""
+    ends = limits.astype(np.int64)
+    counts = ends[1:] - ends[:-1]
+    asked = start + np.repeat(np.arange(len(counts)), counts)
+    return found.astype(np.int64), asked
+
+
+def _ordered(limits: npt.NDArray[np.generic], found: Places, start: int) -> Pairs:
+    better, worse = _pairs(limits, found, start)
+    keep = better < worse
+    return better[keep], worse[keep]

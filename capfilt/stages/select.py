@@ -1,0 +1,175 @@
+"""The select stage: which texts of which rows are kept, and why. Pure arithmetic over columns.
+
+Models score every text, kept or not, so another threshold runs this stage and the export alone.
+"""
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar, Final
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from capfilt import schema
+from capfilt.errors import InputError
+from capfilt.stage import Resource, Transform
+
+# Why a row is or is not in the export. A row has the first of these that fits.
+REASONS: Final = (
+    schema.DUPLICATE_URL,
+    schema.INVALID_URL,
+    schema.FAILED_TO_DOWNLOAD,
+    schema.FAILED_TO_RESIZE,
+    "undecodable",  # fetched and resized, but the model's decoder refuses it
+    "duplicate_image",  # a near-duplicate with a better score is kept
+    "no_text_kept",
+    "kept_web",
+    "kept_synthetic",
+    "kept_both",
+)
+_PLACES: Final = {reason: place for place, reason in enumerate(REASONS)}
+_DICTIONARY: Final = pa.array(REASONS, pa.string())
+
+
+@dataclass(frozen=True)
+class Select:
+    """Keep each text, web or synthetic, whose itm_score is at least `threshold` (policy `blip`).
+
+    The texts of an image are judged each alone; both, one or none may survive, and an image goes
+    only where none does (BLIP section 3.3, and the authors' 0.5). Scores are compared as float32.
+    A synthetic text that says the same as the row's kept web text, or as an earlier kept one, is
+    kept once. With `dedup`, rows that have a `dup_of` keep nothing.
+    """
+
+    threshold: float = 0.5
+    dedup: bool = True
+
+    name = "select"
+    version = 1
+    resource: ClassVar[Resource] = "cpu"
+    rows_per_call = None
+    adds = schema.SELECT
+
+    def __post_init__(self) -> None:
+        """Check the range."""
+        if not 0.0 <= self.threshold <= 1.0:
+            raise InputError(f"threshold {self.threshold}: ITM scores lie in [0, 1]")
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Columns that it reads; `dup_of` only where duplicates are looked for."""
+        texts = ("caption", "captions", "itm_score", "caption_itm_scores")
+        faults = ("status", "caption_error", "match_error")
+        return (*texts, *faults, *(("dup_of",) if self.dedup else ()))
+
+    @contextlib.contextmanager
+    def open(self) -> Iterator[Transform]:
+        """Yield the transform; there is nothing to load."""
+        yield self._decide
+
+    def _decide(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        usable = self._usable(batch)
+        web = _at_least(batch.column("itm_score"), self.threshold) & usable
+        synthetic, offsets = self._keep_synthetic(batch, web, usable)
+        any_synthetic = _any_in_list(synthetic, offsets)
+        reasons = _reasons(batch, self.dedup, web, any_synthetic)
+        return pa.record_batch(
+            [
+                pa.array(web),
+                pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(synthetic)),
+                pa.DictionaryArray.from_arrays(pa.array(reasons, pa.int8()), _DICTIONARY),
+            ],
+            schema=schema.SELECT,
+        )
+
+    def _usable(self, batch: pa.RecordBatch) -> npt.NDArray[np.bool_]:
+        usable = _is(batch.column("status"), schema.SUCCESS)
+        if self.dedup:
+            usable &= batch.column("dup_of").is_null().to_numpy(zero_copy_only=False)
+        return usable
+
+    def _keep_synthetic(
+        self, batch: pa.RecordBatch, web: npt.NDArray[np.bool_], usable: npt.NDArray[np.bool_]
+    ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.int64]]:
+        """Return (keep for every synthetic text, offsets of the rows in it)."""
+        lengths = _numbers(pc.list_value_length(batch.column("captions")), 0).astype(np.int64)
+        offsets = np.concatenate([[0], np.cumsum(lengths)])
+        row = np.repeat(np.arange(batch.num_rows), lengths)
+        scores = batch.column("caption_itm_scores").flatten()
+        keep = _at_least(scores, self.threshold) & usable[row]
+        texts = batch.column("captions").flatten()
+        return keep & ~_repeats(batch.column("caption"), texts, row, web, keep), offsets
+
+
+def _repeats(
+    web_texts: pa.Array,
+    texts: pa.Array,
+    row: npt.NDArray[np.int64],
+    web: npt.NDArray[np.bool_],
+    keep: npt.NDArray[np.bool_],
+) -> npt.NDArray[np.bool_]:
+    """Say which synthetic texts a kept text of the same row, before them, says already.
+
+    Case and surrounding space do not count. Texts become numbers by dictionary encoding, so that
+    rows are compared without a loop.
+    """
+    said = pa.concat_arrays([web_texts, texts.cast(web_texts.type)])
+    folded = pc.utf8_lower(pc.utf8_trim_whitespace(said)).dictionary_encode()
+    codes = _numbers(folded.indices, -1).astype(np.int64)
+    web_codes, own = codes[: len(web_texts)], codes[len(web_texts) :]
+    repeats: npt.NDArray[np.bool_] = web[row] & (web_codes[row] == own)
+    # Among the kept texts, the first of each (row, text) stays: a stable sort brings them together.
+    kept = np.flatnonzero(keep & ~repeats)
+    order = kept[np.lexsort((kept, own[kept], row[kept]))]
+    same = (row[order][1:] == row[order][:-1]) & (own[order][1:] == own[order][:-1])
+    repeats[order[1:][same]] = True
+    return repeats
+
+
+def _reasons(
+    batch: pa.RecordBatch,
+    dedup: bool,
+    web: npt.NDArray[np.bool_],
+    synthetic: npt.NDArray[np.bool_],
+) -> npt.NDArray[np.int8]:
+    """Return each row's place in `REASONS`."""
+    reasons = np.full(batch.num_rows, _PLACES["no_text_kept"], np.int8)
+    reasons[web] = _PLACES["kept_web"]
+    reasons[synthetic] = _PLACES["kept_synthetic"]
+    reasons[web & synthetic] = _PLACES["kept_both"]
+    if dedup:
+        duplicate = batch.column("dup_of").is_valid().to_numpy(zero_copy_only=False)
+        reasons[duplicate] = _PLACES["duplicate_image"]
+    for column in ("caption_error", "match_error"):
+        broken = batch.column(column).is_valid().to_numpy(zero_copy_only=False)
+        reasons[broken] = _PLACES["undecodable"]
+    for status in REASONS[:4]:
+        reasons[_is(batch.column("status"), status)] = _PLACES[status]
+    return reasons
+
+
+def _at_least(scores: pa.Array, threshold: float) -> npt.NDArray[np.bool_]:
+    """Say which scores are at least `threshold`, as float32; null and NaN are not."""
+    enough: npt.NDArray[np.bool_] = _numbers(scores, np.nan) >= np.float32(threshold)
+    return enough
+
+
+def _numbers(values: pa.Array, null: float) -> npt.NDArray[np.float32]:
+    numbers: npt.NDArray[np.float32] = values.fill_null(null).to_numpy(zero_copy_only=False)
+    return numbers
+
+
+def _is(values: pa.Array, word: str) -> npt.NDArray[np.bool_]:
+    equal: npt.NDArray[np.bool_] = pc.equal(values, word).to_numpy(zero_copy_only=False)
+    return equal.astype(bool)
+
+
+def _any_in_list(
+    values: npt.NDArray[np.bool_], offsets: npt.NDArray[np.int64]
+) -> npt.NDArray[np.bool_]:
+    counted = np.concatenate([[0], np.cumsum(values)])
+    some: npt.NDArray[np.bool_] = counted[offsets[1:]] > counted[offsets[:-1]]
+    return some
