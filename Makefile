@@ -1,0 +1,59 @@
+# make bootstrap   set up, run one whole round on the simulated web (opens nothing, needs no hub)
+# make test        set up, check style and types, run all tests
+# make bench       measure every stage and print a table
+# make chaos       kill a run at 60 random moments and compare what comes out
+# make models      train the embedded models again (see README for how long it takes)
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || echo python3)
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+RUN ?= runs/bootstrap
+ROWS ?= 1000
+TESTS ?= tests
+TEST_WORKERS ?= 2
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
+TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
+
+.PHONY: bootstrap test lint bench chaos models clean
+
+bootstrap: $(STAMP)
+	$(BIN)/python -m capfilt.demo.bootstrap --rows $(ROWS) --run $(RUN)
+
+test: lint
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile $(TESTS)
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy capfilt pipelines examples tests
+
+bench: $(STAMP)
+	$(BIN)/python -m capfilt.bench
+
+chaos: $(STAMP)
+	$(BIN)/python -m tests.chaos --kills 60
+
+models: $(STAMP)
+	$(BIN)/python -m capfilt.demo.train --out runs/models
+
+# Where there is no NVIDIA GPU the CPU build of torch is wanted, which is a tenth of the size: from
+# wherever pip already looks, else from PyTorch's own index, else (macOS) the only build there is.
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; ok = (3, 11) <= sys.version_info < (3, 14); sys.exit(not ok and f"capfilt needs Python 3.11 to 3.13, {sys.executable} is {sys.version.split()[0]}; give one: make PYTHON=python3.12")'
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) --upgrade 'pip>=23.2'
+	@if nvidia-smi -L >/dev/null 2>&1; then \
+	  echo "installing torch $(TORCH) for the GPU"; $(PIP) torch==$(TORCH); \
+	else \
+	  echo "installing torch $(TORCH) for the CPU"; \
+	  $(PIP) torch==$(TORCH)+cpu 2>/dev/null \
+	  || $(PIP) --index-url $(TORCH_CPU_INDEX) torch==$(TORCH) 2>/dev/null \
+	  || $(PIP) torch==$(TORCH); \
+	fi
+	$(PIP) -c constraints.txt -e '.[dev]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) runs build dist *.egg-info

@@ -1,0 +1,26 @@
+"""A round from Python instead of the command line: python examples/run_a_round.py URLS RUN."""
+
+import sys
+from pathlib import Path
+
+from capfilt import commands
+from capfilt.inputs import InputSpec
+from capfilt.options import RoundOptions
+from capfilt.report.progress import progress
+
+
+def main(urls: str, run: str) -> None:
+    """Run with two captions an image, and print the funnel."""
+    result = commands.run(
+        InputSpec((urls,)),
+        RoundOptions(num_captions=2, seed=1, allow_private_hosts=True, timeout=3.0),
+        Path(run),
+        commands.Work(workers=1, device="cpu"),
+        progress,
+        print,
+    )
+    print(result.text())
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2])
