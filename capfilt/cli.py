@@ -75,6 +75,9 @@ def run(
     image_col: Annotated[str | None, _opt("Column of image names (images)", _IN)] = None,
     images_dir: Annotated[str | None, _opt("Folder of local images (images)", _IN)] = None,
     encoding: Annotated[str, _opt("Of text files; default utf-8", _IN)] = "utf-8",
+    download_missing: Annotated[
+        bool, _opt("img2dataset folder: fetch what it failed to fetch", _IN)
+    ] = False,
     captioner: Annotated[str | None, _opt("Folder, hub name, or 'embedded'", _MODEL)] = None,
     matcher: Annotated[str | None, _opt("Folder, hub name, or 'embedded'", _MODEL)] = None,
     itm_token: Annotated[ItmToken | None, _opt("Position 0 for ITM: enc", _MODEL)] = None,
@@ -121,7 +124,16 @@ def run(
     """
     from capfilt import commands
 
-    spec = _input_spec(inputs, input_format, url_col, caption_col, image_col, images_dir, encoding)
+    spec = _input_spec(
+        inputs,
+        kind=input_format,
+        url_col=url_col,
+        caption_col=caption_col,
+        image_col=image_col,
+        images_dir=images_dir,
+        encoding=encoding,
+        download_missing=download_missing,
+    )
     options = _round_options(ctx)
     with _errors():
         if ctx.command.name == "plan":
@@ -214,26 +226,10 @@ def main() -> NoReturn:
     raise AssertionError("typer exits by itself")
 
 
-def _input_spec(
-    inputs: list[str],
-    input_format: Format,
-    url_col: str | None,
-    caption_col: str | None,
-    image_col: str | None,
-    images_dir: str | None,
-    encoding: str,
-) -> Any:  # InputSpec, which is imported late
+def _input_spec(inputs: list[str], **given: Any) -> Any:  # InputSpec, which is imported late
     from capfilt.inputs import InputSpec
 
-    return InputSpec(
-        paths=tuple(inputs),
-        kind=input_format,
-        url_col=url_col,
-        caption_col=caption_col,
-        image_col=image_col,
-        images_dir=images_dir,
-        encoding=encoding,
-    )
+    return InputSpec(paths=tuple(inputs), **given)
 
 
 def _round_options(ctx: typer.Context) -> Any:  # RoundOptions, which is imported late

@@ -16,6 +16,7 @@ from capfilt.inputs import InputSpec, open_input
 from capfilt.ledger import Ledger
 from capfilt.options import RoundOptions, build_round, warnings_of
 from capfilt.plan import Plan, RunReader
+from capfilt.report.funnel import Funnel, count_funnel
 from capfilt.round import Round, latest_round, plan_round, record_round, recorded_rounds
 from capfilt.source import SourceManifest, cut, load_manifest, peek, rows_of
 from capfilt.status import StageStatus, plain_status, stage_status
@@ -137,11 +138,13 @@ class StatusResult:
     described: str
     stages: list[StageStatus]
     exports: list[str]
+    funnel: Funnel | None
 
     def text(self) -> str:
-        """Return a line a stage."""
+        """Return a line a stage, and the funnel where the policy has decided every row."""
         lines = [self.described, *(stage.line() for stage in self.stages)]
-        return "\n".join([*lines, *(f"export: {path}" for path in self.exports)])
+        lines += [f"export: {path}" for path in self.exports]
+        return "\n".join([*lines, *(["", self.funnel.text()] if self.funnel else [])])
 
     def plain(self) -> dict[str, Any]:  # JSON
         """Return the result for machines."""
@@ -150,6 +153,7 @@ class StatusResult:
             "input": self.described,
             "stages": [plain_status(stage) for stage in self.stages],
             "exports": self.exports,
+            "funnel": None if self.funnel is None else self.funnel.plain(),
         }
 
 
@@ -160,7 +164,9 @@ def status(run_dir: Path) -> StatusResult:
     plan = plan_round(record.round, manifest, ledger)
     stages = [stage_status(ledger, plan, planned) for planned in plan.planned]
     exports = sorted(str(p.parent) for p in ledger.root.glob("export-*/manifest.json"))
-    return StatusResult(str(run_dir), manifest.described, stages, exports)
+    decided = not plan.missing(ledger, plan.planned[-1])
+    funnel = count_funnel(RunReader(ledger, plan), manifest.rows) if decided else None
+    return StatusResult(str(run_dir), manifest.described, stages, exports, funnel)
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,7 +299,8 @@ def _resources(recipe: Round, work: Work) -> Resources:
     devices = engine.choose_devices(work.device)
     models = (recipe.caption.model, recipe.matching.model)
     workers = engine.choose_workers(work.workers, models, devices)
-    return Resources(workers, devices, work.rank, work.world_size)
+    host_workers = engine.choose_host_workers(work.workers)
+    return Resources(workers, host_workers, devices, work.rank, work.world_size)
 
 
 def _writable(out: Path) -> Ledger:

@@ -22,13 +22,15 @@ Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 
 _WORKER_OVERHEAD_BYTES: Final = 600_000_000  # Python, torch and one slice of activations
 _MEMORY_SHARE: Final = 0.7
+_MOST_HOST_WORKERS: Final = 16  # each downloads with dozens of threads
 
 
 @dataclass(frozen=True, slots=True)
 class Resources:
-    """What may be used: worker processes, devices, and which part of a job array this is."""
+    """What may be used: processes for models and for the rest, devices, which part of an array."""
 
     workers: int = 1
+    host_workers: int = 1
     devices: tuple[str, ...] = ("cpu",)
     rank: int = 0
     world_size: int = 1
@@ -36,13 +38,13 @@ class Resources:
     def __post_init__(self) -> None:
         if not 0 <= self.rank < self.world_size:
             raise InputError(f"rank {self.rank} of {self.world_size}: ranks count from 0")
-        if self.workers < 1:
+        if self.workers < 1 or self.host_workers < 1:
             raise InputError(f"{self.workers} workers; give at least 1")
 
-    @property
-    def executor(self) -> Executor:
-        """The executor for these resources."""
-        return Serial() if self.workers == 1 else Processes(self.workers)
+    def executor(self, *, models: bool) -> Executor:
+        """Return the executor for a pass of models, or for any other pass."""
+        count = self.workers if models else self.host_workers
+        return Serial() if count == 1 else Processes(count)
 
 
 def advance(plan: Plan, ledger: Ledger, resources: Resources, progress: Progress) -> bool:
@@ -95,7 +97,12 @@ def run_pass(
     label = "+".join(planned.stage.name for planned in stages)
     job = PassJob(str(ledger.root), plan, stages, resources.devices)
     with progress(label, rows_of(mine, ledger)) as told:
-        resources.executor.run(job, mine, told)
+        resources.executor(models=runs_models(stages)).run(job, mine, told)
+
+
+def runs_models(stages: Sequence[Planned]) -> bool:
+    """Say whether a pass needs a device."""
+    return any(not is_barrier(p.stage) and p.stage.resource == "model" for p in stages)
 
 
 def missing_of_pass(plan: Plan, ledger: Ledger, stages: Sequence[Planned]) -> list[str]:
@@ -152,6 +159,11 @@ def choose_workers(wanted: int | None, models: Sequence[ModelRef], devices: Sequ
         2 * sum(weight_bytes(model) for model in models) + _WORKER_OVERHEAD_BYTES
     )  # fp16 files become fp32 in memory
     return max(1, min(_cores(), int(_available_bytes() * _MEMORY_SHARE / each)))
+
+
+def choose_host_workers(wanted: int | None) -> int:
+    """Return the number of processes for passes without models: the download and the policy."""
+    return wanted or min(_cores(), _MOST_HOST_WORKERS)
 
 
 def _cores() -> int:

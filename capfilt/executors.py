@@ -85,6 +85,10 @@ class Processes:
                     "memory is the usual reason: try fewer --workers) or crashed in native code. "
                     "Run the same command again to go on."
                 ) from error
+            except KeyboardInterrupt:
+                for child in multiprocessing.active_children():
+                    child.terminate()  # what is in flight is not published, so nothing is torn
+                raise
             finally:
                 pool.shutdown(wait=True, cancel_futures=True)
 

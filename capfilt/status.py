@@ -41,7 +41,8 @@ class StageStatus:
 
 def stage_status(ledger: Ledger, plan: Plan, planned: Planned) -> StageStatus:
     """Read the receipts of a stage."""
-    done = [shard for shard in plan.shards if shard in ledger.shards(planned.id)]
+    there = ledger.shards(planned.id)
+    done = [shard for shard in plan.shards if shard in there]
     return _summed(ledger, plan, planned, done)
 
 

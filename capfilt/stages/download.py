@@ -33,6 +33,7 @@ _PASSING: Final = re.compile(
     r"|network is unreachable|no route to host|unexpected_eof|EOF occurred|broken pipe",
     re.IGNORECASE,
 )
+_LONGEST_REASON: Final = 300  # characters
 _LOST: Final = "the downloader returned nothing for this row"
 # OpenCV's own limit is 2^30 pixels, three gigabytes for one hostile image.
 _MAX_PIXELS: Final = 1 << 27
@@ -177,10 +178,10 @@ def _ingest(ref: str, resizer: Any) -> _Fetched:  # img2dataset's resizer
     try:
         data = read_image(ref)
     except (InputError, OSError) as error:
-        return {"status": schema.FAILED_TO_DOWNLOAD, "error_message": str(error)}
+        return {"status": schema.FAILED_TO_DOWNLOAD, "error_message": _reason(str(error))}
     image, width, height, original_width, original_height, fault = resizer(io.BytesIO(data))
     if fault is not None:
-        return {"status": schema.FAILED_TO_RESIZE, "error_message": fault or "cannot be decoded"}
+        return {"status": schema.FAILED_TO_RESIZE, "error_message": _reason(fault)}
     return {
         "status": schema.SUCCESS,
         "image": image,
@@ -191,6 +192,12 @@ def _ingest(ref: str, resizer: Any) -> _Fetched:  # img2dataset's resizer
         "original_height": original_height,
         "sha256": hashlib.sha256(data).hexdigest(),
     }
+
+
+def _reason(message: str | None) -> str:
+    """Return a failure's message, whole characters only: a server can put anything into it."""
+    text = (message or "failed without a message")[:_LONGEST_REASON]
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _write_feather(urls: list[str], path: str) -> None:
@@ -211,7 +218,7 @@ def _collector(rows: list[_Fetched]) -> Callable[..., object]:
             row["image"] = image
             row["image_bytes"] = None if image is None else len(image)
             if image is None:
-                row["error_message"] = meta["error_message"] or "failed without a message"
+                row["error_message"] = _reason(meta["error_message"])
             rows[int(key)] = row
 
         def close(self) -> None:

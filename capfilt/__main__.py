@@ -1,0 +1,5 @@
+"""`python -m capfilt` is `capfilt`."""
+
+from capfilt.cli import main
+
+main()

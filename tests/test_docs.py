@@ -1,0 +1,83 @@
+"""README's commands and code, the examples and the pipelines are run, not only written."""
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from capfilt.options import load_pipeline
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def python(*arguments: str, cwd: Path = ROOT) -> str:
+    done = subprocess.run(
+        [sys.executable, *arguments], cwd=cwd, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def bootstrap(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The run folder of `make bootstrap`, with fewer rows, and what it printed."""
+    run = tmp_path_factory.mktemp("boot") / "run"
+    command = ["-m", "capfilt.demo.bootstrap", "--run", str(run), "--rows", "150", "--port", "0"]
+    return run, python(*command)
+
+
+@pytest.mark.slow
+def test_the_bootstrap_prints_a_funnel_that_adds_up(bootstrap: tuple[Path, str]) -> None:
+    _, printed = bootstrap
+    table = printed[: printed.index("web texts")]
+    counts = [int(n.replace(",", "")) for n in re.findall(r"^\w+ +([\d,]+)", table, re.MULTILINE)]
+    assert counts[0] == 150 == sum(counts[1:])
+    assert "Known truth" in printed
+
+
+@pytest.mark.slow
+def test_the_code_of_the_readme_opens_the_dataset(bootstrap: tuple[Path, str]) -> None:
+    (export,) = bootstrap[0].glob("export-*")
+    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    code = code.replace("runs/mine/export-<id>", str(export))
+    rows = json.loads((export / "manifest.json").read_text())["rows"]
+    assert rows > 0
+    printed = python("-c", code + "print(len(pairs), pairs[0]['image'].size, pairs.column_names)")
+    assert printed.startswith(f"{rows} (")
+    for column in re.findall(r"`(key url image[^`]*)`", README)[0].split():
+        assert f"'{column}'" in printed
+
+
+@pytest.mark.slow
+def test_the_examples_run(bootstrap: tuple[Path, str]) -> None:
+    (export,) = bootstrap[0].glob("export-*")
+    assert " pairs\n" in python("examples/read_the_dataset.py", str(export))
+    urls = bootstrap[0].parent / "run-web" / "urls.parquet"
+    printed = python("examples/run_a_round.py", str(urls), str(bootstrap[0].parent / "again"))
+    assert "clean pairs" in printed
+    for example in (ROOT / "examples").glob("*.py"):
+        assert len(example.read_text().splitlines()) <= 60
+
+
+def test_the_commands_of_the_readme_exist() -> None:
+    lines = README.replace("\\\n", " ").splitlines()
+    commands = [line for line in lines if line.startswith("capfilt ")]
+    assert commands
+    for line in commands:
+        words = shlex.split(line, comments=True)
+        helped = python("-m", "capfilt", words[1], "--help")
+        for option in (word for word in words if word.startswith("--")):
+            assert option in helped, line
+    for verb in re.findall(r"^\| `capfilt (\w+)", README, re.MULTILINE):
+        assert "Usage" in python("-m", "capfilt", verb, "--help")
+
+
+def test_the_demo_pipeline_is_a_round() -> None:
+    recipe = load_pipeline(str(ROOT / "pipelines" / "demo.py"))
+    assert recipe.caption.decoding.top_p == 0.9  # type: ignore[union-attr]  # it is a Nucleus
+    assert [stage.name for stage in recipe.stages()][0] == "download"
