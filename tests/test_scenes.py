@@ -132,7 +132,7 @@ def test_shapes_can_be_told_apart_at_the_models_size(size: str, canvas: tuple[in
     }
     for one, other in combinations(SHAPES, 2):
         differing = (np.abs(drawn[one] - drawn[other]).sum(axis=2) > 120).sum()
-        assert differing >= 8, (one, other)
+        assert differing >= 24, (one, other)
 
 
 def test_colours_can_be_told_apart_on_every_background() -> None:

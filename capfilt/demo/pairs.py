@@ -55,9 +55,12 @@ class Pictures:
 
 def make_pictures(seed: int, count: int, workers: int) -> Pictures:
     """Render `count` scenes of `seed`, in `workers` processes; the same for any number of them."""
-    starts = range(0, count, _BLOCK)
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        blocks = list(pool.map(partial(_block, seed, count), starts))
+    starts, draw = range(0, count, _BLOCK), partial(_block, seed, count)
+    if workers == 1:
+        blocks = list(map(draw, starts))
+    else:
+        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+            blocks = list(pool.map(draw, starts))
     scenes = [sample_scene(seed, index) for index in range(count)]
     return Pictures(scenes, np.concatenate(blocks))
 
@@ -67,9 +70,20 @@ def _block(seed: int, count: int, start: int) -> npt.NDArray[np.uint8]:
     return np.stack([picture(sample_scene(seed, i), rng_of("picture", seed, i)) for i in indices])
 
 
-def batches(pictures: Pictures, size: int, seed: int) -> Iterator[tuple[list[int], Random]]:
-    """Yield batches of picture numbers for ever, each epoch shuffled anew, and a generator."""
-    epoch = 0
+def batches(
+    pictures: Pictures, size: int, seed: int, done: int = 0
+) -> Iterator[tuple[list[int], Random]]:
+    """Yield batches of picture numbers for ever, each epoch shuffled anew, and a generator.
+
+    After `done` batches of a run that was cut off, it starts with the epoch that it was in.
+
+    Raises:
+        ValueError: there are fewer pictures than one batch takes.
+    """
+    a_epoch = len(pictures.scenes) // size
+    if not a_epoch:
+        raise ValueError(f"{len(pictures.scenes)} pictures are too few for batches of {size}")
+    epoch = done // a_epoch
     while True:
         order = list(range(len(pictures.scenes)))
         rng = rng_of("epoch", seed, epoch)
