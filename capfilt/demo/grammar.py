@@ -21,6 +21,8 @@ RELATION_WORDS: Final = {
     "above": ("above", "over"),
     "below": ("below", "under"),
 }
+_LEADING: Final = ("left of", "above")
+_LEADING_SHARE: Final = 0.7
 _SIZES: Final = {word: size for size, words in SIZE_WORDS.items() for word in words}
 _RELATIONS: Final = {word: name for name, words in RELATION_WORDS.items() for word in words}
 
@@ -95,7 +97,9 @@ def _about_items(scene: Scene, rng: Random) -> str:
         if holds(name, one, other)
     ]
     if related and rng.random() < 0.75:
-        name, one, other = rng.choice(related)
+        # People mostly name first what stands left or above.
+        leading = [entry for entry in related if entry[0] in _LEADING]
+        name, one, other = rng.choice(leading if rng.random() < _LEADING_SHARE else related)
         return f"{_thing(one, rng)} {_worded(RELATION_WORDS[name], rng)} {_thing(other, rng)}"
     if len(items) == 3 and rng.random() < 0.5:
         first, second, third = (_thing(item, rng) for item in items)
