@@ -56,7 +56,9 @@ def captioner_of(
 
 def reference_pixels(folder: Path, images: list[Pixels]) -> torch.Tensor:
     processor = BlipImageProcessorPil.from_pretrained(folder)
-    return processor([Image.fromarray(i) for i in images], return_tensors="pt").pixel_values
+    found = processor([Image.fromarray(i) for i in images], return_tensors="pt")
+    pixels: torch.Tensor = found.pixel_values
+    return pixels
 
 
 def test_preprocessing_is_that_of_transformers(

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from capfilt.models.recipe import Nucleus
 from capfilt.options import load_pipeline
 
 ROOT = Path(__file__).parent.parent
@@ -79,5 +80,6 @@ def test_the_commands_of_the_readme_exist() -> None:
 
 def test_the_demo_pipeline_is_a_round() -> None:
     recipe = load_pipeline(str(ROOT / "pipelines" / "demo.py"))
-    assert recipe.caption.decoding.top_p == 0.9  # type: ignore[union-attr]  # it is a Nucleus
-    assert [stage.name for stage in recipe.stages()][0] == "download"
+    assert isinstance(recipe.caption.decoding, Nucleus)
+    assert recipe.caption.decoding.top_p == 0.9
+    assert recipe.stages()[0].name == "download"
