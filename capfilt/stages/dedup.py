@@ -16,7 +16,13 @@ import pyarrow.compute as pc
 
 from capfilt import schema
 from capfilt.errors import InputError
-from capfilt.stages.neighbours import Pairs, same_value, within_cosine, within_hamming
+from capfilt.stages.neighbours import (
+    Pairs,
+    first_of_each,
+    greedy_winners,
+    within_cosine,
+    within_hamming,
+)
 
 Method = Literal["sha256", "phash", "embedding"]
 _KEY_BYTES: Final = 16
@@ -61,7 +67,7 @@ class Dedup:
         rows = rows + np.repeat(starts[:-1], [len(p.places) for p in parts])
         keys = np.concatenate([np.zeros(0, "S16"), *(p.keys for p in parts)])
         order = np.lexsort((keys, -np.concatenate([np.zeros(0), *(p.scores for p in parts)])))
-        winners = _winners(len(order), list(self._pairs(parts, order)))
+        winners = self._winners(parts, order)
         owner: list[str | None] = [None] * int(starts[-1])
         for worse, better in winners.items():
             owner[rows[order[worse]]] = keys[order[better]].ljust(_KEY_BYTES, b"\0").hex()
@@ -69,24 +75,31 @@ class Dedup:
             column = pa.array(owner[start : start + length], pa.string())
             yield pa.record_batch([column], schema=schema.DEDUP)
 
-    def _pairs(self, parts: "list[_Part]", order: npt.NDArray[np.int64]) -> Iterator[Pairs]:
-        """Yield near pairs; rows of identical bytes take part in the search once."""
+    def _winners(self, parts: "list[_Part]", order: npt.NDArray[np.int64]) -> dict[int, int]:
+        """Return duplicate -> kept row, both as places in `order`, the best row first.
+
+        Only the best row of identical bytes is searched for; the others share what becomes of it.
+        """
         if not len(order):
-            return
+            return {}
         digests = np.concatenate([part.sha256 for part in parts])[order]
-        yield from same_value(digests)
+        best, group = first_of_each(digests)
+        winners = greedy_winners(len(best), list(self._pairs(parts, order[best])))
+        kept = np.arange(len(best))
+        for worse, better in winners.items():
+            kept[worse] = better
+        target = best[kept[group]]
+        duplicates = np.flatnonzero(target != np.arange(len(order)))
+        return dict(zip(duplicates.tolist(), target[duplicates].tolist(), strict=True))
+
+    def _pairs(self, parts: "list[_Part]", rows: npt.NDArray[np.int64]) -> Iterator[Pairs]:
+        """Return pairs of near rows of different bytes."""
         if self.method == "sha256":
-            return
-        _, unique = np.unique(digests, return_index=True)
-        unique = np.sort(unique)
-        values = np.concatenate([part.values for part in parts if len(part.values)])[order][unique]
-        found = (
-            within_hamming(values.ravel(), self.radius)
-            if self.method == "phash"
-            else within_cosine(values, self.similarity)
-        )
-        for better, worse in found:
-            yield unique[better], unique[worse]
+            return iter(())
+        values = np.concatenate([part.values for part in parts if len(part.values)])[rows]
+        if self.method == "phash":
+            return within_hamming(values.ravel(), self.radius)
+        return within_cosine(values, self.similarity)
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,20 +154,3 @@ def _best_scores(rows: pa.Table) -> npt.NDArray[np.float64]:
 
 def _unhexed(column: pa.ChunkedArray, kind: str) -> npt.NDArray[np.bytes_]:
     return np.array([bytes.fromhex(text) for text in column.to_pylist()], kind)
-
-
-def _winners(count: int, pairs: list[Pairs]) -> dict[int, int]:
-    """Return duplicate -> the best kept row that it is near, greedily from the best row down."""
-    if not pairs:
-        return {}
-    better = np.concatenate([pair[0] for pair in pairs])
-    worse = np.concatenate([pair[1] for pair in pairs])
-    order = np.lexsort((better, worse))
-    duplicate = np.zeros(count, np.bool_)
-    winners: dict[int, int] = {}
-    for place in order:
-        one, other = int(better[place]), int(worse[place])
-        if not duplicate[one] and not duplicate[other]:
-            duplicate[other] = True
-            winners[other] = one
-    return winners

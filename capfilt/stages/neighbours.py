@@ -19,13 +19,29 @@ _BLOCK: Final = 4096
 _UNSURE: Final = 1e-4
 
 
-def same_value(values: npt.NDArray[np.bytes_]) -> Iterator[Pairs]:
-    """Pair every row with the best row that has the same value."""
+def first_of_each(values: npt.NDArray[np.bytes_]) -> Pairs:
+    """Return (the best place of every value, in order; which of these each row belongs to)."""
     _, first, inverse = np.unique(values, return_index=True, return_inverse=True)
-    places = np.arange(len(values))
-    best = first[inverse]
-    worse = np.flatnonzero(best < places)
-    yield best[worse], worse
+    order = np.argsort(first)
+    rank = np.empty_like(order)
+    rank[order] = np.arange(len(order))
+    return first[order], rank[inverse]
+
+
+def greedy_winners(count: int, pairs: list[Pairs]) -> dict[int, int]:
+    """Return duplicate -> the best kept row that it is near, greedily from the best row down."""
+    if not pairs:
+        return {}
+    better = np.concatenate([pair[0] for pair in pairs])
+    worse = np.concatenate([pair[1] for pair in pairs])
+    duplicate = np.zeros(count, np.bool_)
+    winners: dict[int, int] = {}
+    for place in np.lexsort((better, worse)):
+        one, other = int(better[place]), int(worse[place])
+        if not duplicate[one] and not duplicate[other]:
+            duplicate[other] = True
+            winners[other] = one
+    return winners
 
 
 def within_hamming(codes: npt.NDArray[np.uint64], radius: int) -> Iterator[Pairs]:

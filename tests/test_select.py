@@ -1,0 +1,116 @@
+import math
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from capfilt import schema
+from capfilt.errors import InputError
+from capfilt.stages.select import REASONS, Select
+
+Row = dict[str, Any]
+TYPES = {
+    "caption": pa.string(),
+    "captions": pa.list_(pa.string()),
+    "itm_score": pa.float32(),
+    "caption_itm_scores": pa.list_(pa.float32()),
+    "status": pa.string(),
+    "caption_error": pa.string(),
+    "match_error": pa.string(),
+    "dup_of": pa.string(),
+}
+scores = st.one_of(st.none(), st.sampled_from([0.0, 0.25, 0.5, 0.75, 1.0]), st.just(math.nan))
+words = st.sampled_from(["a", "A ", "b", "c", ""])
+
+
+@st.composite
+def a_row(draw: st.DrawFn) -> Row:
+    status = draw(st.sampled_from([schema.SUCCESS, schema.SUCCESS, *REASONS[:4]]))
+    row: Row = dict.fromkeys(TYPES)
+    row["status"], row["caption"] = status, draw(st.one_of(st.none(), words))
+    if status != schema.SUCCESS:
+        return row
+    if draw(st.integers(0, 9)) == 0:
+        return {**row, "caption_error": "torn", "match_error": "torn"}
+    own = draw(st.lists(st.tuples(words, scores), max_size=4))
+    row["captions"] = [text for text, _ in own]
+    row["caption_itm_scores"] = [score for _, score in own]
+    row["itm_score"] = draw(scores) if row["caption"] else None
+    row["dup_of"] = draw(st.sampled_from([None, None, "k"]))
+    return row
+
+
+def expected(row: Row, threshold: float, dedup: bool) -> tuple[bool, list[bool], str]:
+    """The policy, written as slowly and plainly as can be."""
+
+    def enough(score: float | None) -> bool:
+        return score is not None and score >= threshold
+
+    own = list(zip(row["captions"] or [], row["caption_itm_scores"] or [], strict=True))
+    if row["status"] != schema.SUCCESS:
+        return False, [False] * len(own), row["status"]
+    if row["caption_error"]:
+        return False, [], "undecodable"
+    if dedup and row["dup_of"]:
+        return False, [False] * len(own), "duplicate_image"
+    web = enough(row["itm_score"])
+    said = {row["caption"].strip().lower()} if web else set()
+    keep = []
+    for text, score in own:
+        folded = text.strip().lower()
+        keep.append(enough(score) and folded not in said)
+        if keep[-1]:
+            said.add(folded)
+    words = {(True, True): "kept_both", (True, False): "kept_web", (False, True): "kept_synthetic"}
+    return web, keep, words.get((web, any(keep)), "no_text_kept")
+
+
+def as_batch(rows: list[Row]) -> pa.RecordBatch:
+    arrays = [pa.array([row[name] for row in rows], kind) for name, kind in TYPES.items()]
+    return pa.record_batch(arrays, names=list(TYPES))
+
+
+def decide(stage: Select, batch: pa.RecordBatch) -> list[Row]:
+    with stage.open() as transform:
+        added = transform(batch.select(list(stage.needs)))
+    assert added.schema == schema.SELECT
+    rows: list[Row] = added.to_pylist()
+    return rows
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(a_row(), max_size=12), st.sampled_from([0.0, 0.5, 0.75]), st.booleans())
+def test_the_policy_is_the_plain_one(rows: list[Row], threshold: float, dedup: bool) -> None:
+    stage = Select(threshold, dedup)
+    found = decide(stage, as_batch(rows))
+    assert [(r["keep_web"], r["keep_captions"], r["reason"]) for r in found] == [
+        expected(row, threshold, dedup) for row in rows
+    ]
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(a_row(), min_size=1, max_size=12), st.data())
+def test_a_slice_is_decided_as_in_the_whole(rows: list[Row], data: st.DataObject) -> None:
+    start = data.draw(st.integers(0, len(rows) - 1))
+    whole, batch = decide(Select(), as_batch(rows)), as_batch(rows)
+    assert decide(Select(), batch.slice(start)) == whole[start:]
+    assert decide(Select(), batch.slice(0, start)) == whole[:start]
+
+
+def test_without_dedup_no_duplicates_are_needed() -> None:
+    assert "dup_of" not in Select(dedup=False).needs
+    assert "dup_of" in Select().needs
+
+
+def test_a_threshold_out_of_range_is_refused() -> None:
+    with pytest.raises(InputError, match=r"\[0, 1\]"):
+        Select(threshold=1.5)
+
+
+def test_scores_are_compared_as_they_are_stored() -> None:
+    row: Row = {**dict.fromkeys(TYPES), "status": "success", "caption": "x", "captions": []}
+    row |= {"caption_itm_scores": [], "itm_score": float(np.float32(0.1))}
+    assert decide(Select(0.1), as_batch([row]))[0]["keep_web"]
