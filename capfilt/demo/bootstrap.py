@@ -7,7 +7,6 @@ saw, says how clean the data is.
 """
 
 import argparse
-import errno
 import sys
 from collections import Counter
 from pathlib import Path
@@ -20,7 +19,7 @@ from capfilt.demo.grammar import facts_true
 from capfilt.demo.scenes import sample_scene
 from capfilt.demo.server import WebServer
 from capfilt.demo.web import SimulatedWeb, write_web
-from capfilt.errors import CapfiltError
+from capfilt.errors import CapfiltError, InputError
 from capfilt.inputs import InputSpec
 from capfilt.options import RoundOptions
 from capfilt.report.progress import progress
@@ -56,9 +55,7 @@ def main() -> int:
 def _served(web: SimulatedWeb, port: int) -> WebServer:
     try:
         return WebServer(web=web, port=port)
-    except OSError as error:
-        if error.errno != errno.EADDRINUSE:
-            raise
+    except InputError:
         print(f"port {port} is taken; another one is used, and nothing is resumed", flush=True)
         return WebServer(web=web)
 
