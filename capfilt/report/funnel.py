@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Final
 
 import numpy as np
@@ -65,7 +65,9 @@ class Funnel:
 
     def plain(self) -> dict[str, Any]:  # JSON
         """Return the funnel for machines."""
-        return {**asdict(self), "images_kept": self.images_kept, "noise": self.noise}
+        counts = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "reasons"}
+        derived = {"images_kept": self.images_kept, "noise": self.noise}
+        return {**counts, "reasons": dict(self.reasons), **derived}
 
     def text(self) -> str:
         """Return the funnel for a person, with bars."""
