@@ -1,7 +1,5 @@
 # make bootstrap   set up, run one whole round on the simulated web (opens nothing, needs no hub)
 # make test        set up, check style and types, run all tests
-# make bench       measure every stage and print a table
-# make chaos       kill a run at 60 random moments and compare what comes out
 # make models      train the embedded models again (see README for how long it takes)
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || echo python3)
@@ -16,7 +14,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
 TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 
-.PHONY: bootstrap test lint bench chaos models clean
+.PHONY: bootstrap test lint models clean
 
 bootstrap: $(STAMP)
 	$(BIN)/python -m capfilt.demo.bootstrap --rows $(ROWS) --run $(RUN)
@@ -28,12 +26,6 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy capfilt pipelines examples tests
-
-bench: $(STAMP)
-	$(BIN)/python -m capfilt.bench
-
-chaos: $(STAMP)
-	$(BIN)/python -m tests.chaos --kills 60
 
 models: $(STAMP)
 	$(BIN)/python -m capfilt.demo.train --out runs/models

@@ -168,6 +168,17 @@ def test_the_prompt_and_the_padding_carry_no_loss(tokenizer: Any) -> None:
     assert both.item() == pytest.approx(weighted, rel=1e-4)
 
 
+def test_every_patch_has_a_position_of_its_own_that_says_row_and_column() -> None:
+    embeddings = training.new_captioner().vision_model.embeddings.position_embedding
+    grid = embeddings[0, 1:].detach().view(8, 8, -1)
+    flat = grid.flatten(0, 1)
+    distances = torch.cdist(flat, flat) + torch.eye(64) * 9
+    assert distances.min() > 0.5
+    rows, columns = grid.chunk(2, dim=2)
+    assert torch.equal(rows, rows[:, :1].expand_as(rows))
+    assert torch.equal(columns, columns[:1].expand_as(columns))
+
+
 def test_learning_rate_rises_then_falls() -> None:
     _, pretrain, _, _ = Schedule().phases()
     rates = [pretrain.learning_rate(step) for step in range(pretrain.steps)]
