@@ -174,6 +174,12 @@ def test_a_text_of_which_nothing_is_left_is_not_scored(matcher: BlipMatcher) -> 
     assert matcher.match(some_images(2), [[], []]) == ([[], []], [[], []])
 
 
+def test_no_images_are_no_work(captioner: BlipCaptioner, matcher: BlipMatcher) -> None:
+    assert captioner.caption([], []) == []
+    assert matcher.match([], []) == ([], [])
+    assert matcher.embed([]).shape == (0, 16)
+
+
 def test_a_checkpoint_that_would_score_at_random_is_refused(
     tiny_pair: tuple[Path, Path], tmp_path: Path
 ) -> None:

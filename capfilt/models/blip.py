@@ -194,6 +194,8 @@ class BlipMatcher:
 
     def embed(self, images: Sequence[Pixels]) -> npt.NDArray[np.float32]:
         """Return ITC image embeddings (B, D), L2-normalised."""
+        if not images:
+            return np.zeros((0, self._model.vision_proj.out_features), np.float32)
         with fixed_compute():
             states = self._vision_states(images)
             rows = [
