@@ -12,6 +12,7 @@ import argparse
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -26,7 +27,7 @@ from urllib.parse import urlsplit
 
 import pyarrow.parquet as pq
 
-from capfilt import source
+from capfilt import demo, source
 from capfilt.demo.faults import Fault
 from capfilt.demo.noise import Noise
 from capfilt.demo.replies import MOVED
@@ -46,6 +47,7 @@ STAGES = (
     "dedup",
     "select",
 )
+MODELS = Path(demo.__file__).parent / "models"
 _POLL_S = 0.005
 
 
@@ -67,6 +69,8 @@ class Site:
     def start(self, run: Path, workers: int) -> "subprocess.Popen[str]":
         """Start `capfilt run` in a process group of its own, so that it dies with its workers."""
         options = ["--allow-private-hosts", "--shard-rows", str(self.shard_rows), "--json"]
+        for role in ("captioner", "matcher"):
+            options += [f"--{role}", str(self.folder / "models" / role)]
         options += ["--quiet", "--dedup", "phash", "--workers", str(workers), "--run", str(run)]
         return subprocess.Popen(
             [sys.executable, "-m", "capfilt", "run", str(self.urls), *options],
@@ -107,7 +111,9 @@ class Outcome:
 
 @contextmanager
 def served(folder: Path, rows: int, shard_rows: int, seed: int = 1) -> Iterator[Site]:
-    """Serve a web of steady faults and write its address list."""
+    """Serve a web of steady faults; write its address list, and a copy of the embedded models."""
+    for role in ("captioner", "matcher"):  # so that training new ones disturbs no campaign
+        shutil.copytree(MODELS / role, folder / "models" / role)
     with WebServer(SimulatedWeb(seed=seed, noise=STEADY)) as server:
         urls = write_web(folder, rows, seed, server.base_url, STEADY).urls
         yield Site(folder, server, urls, rows, shard_rows)
@@ -172,10 +178,16 @@ def _one_folder(
     unfinished: Counter[str] = Counter()
     while outcome.kills.total() < kills:
         process = site.start(run, workers=1 + outcome.kills.total() % 2)
-        if not (stage := _killed_in(process, ledger, site.shards, rng)):
+        try:
+            stage = _killed_in(process, ledger, site.shards, rng)
+        except BaseException:  # also Ctrl-C: a run in its own group would outlive this program
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
+        if not stage:
             return finish(process), unfinished
         outcome.kills[stage] += 1
         outcome.resumes += 1
+        print(f"kill {outcome.kills.total()}: {stage}", file=sys.stderr, flush=True)
         outcome.files_checked += check_visible(ledger)
         unfinished.update(ledger.shards(source.STAGE) - _downloaded(ledger))
     return finish(site.start(run, workers=2)), unfinished
@@ -195,7 +207,7 @@ def _killed_in(
     files = 1 + rng.randrange(2 * shards)
     while process.poll() is None and time.monotonic() < deadline:
         if not by_clock and _published(ledger) - there >= files:
-            time.sleep(rng.uniform(0.0, 0.3))
+            time.sleep(rng.choice((0.0, 0.02, 0.3)) * rng.random())  # some stages take milliseconds
             break
         time.sleep(_POLL_S)
     if process.poll() is not None:

@@ -199,7 +199,6 @@ def test_every_verb_prints_json(finished: tuple[Path, str]) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(strict=True, reason="BlipMatcher.embed fails where a slice has no image at all")
 def test_an_input_whose_images_are_all_gone_makes_an_empty_dataset(
     tmp_path: Path, tiny_pair: tuple[Path, Path]
 ) -> None:
