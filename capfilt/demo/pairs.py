@@ -16,7 +16,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from capfilt.demo.grammar import corrupt
+from capfilt.demo.grammar import corrupt, facts_true
 from capfilt.demo.render import render, to_jpeg
 from capfilt.demo.scenes import Scene, sample_scene
 from capfilt.images import load_rgb
@@ -105,7 +105,9 @@ def false_text(scene: Scene, caption: str, rng: Random) -> str:
     if lot < 0.8:
         words = caption.split()
         cut = " ".join(words[: rng.randint(1, len(words) - 1)])
-        return cut if cut.split()[-1] in _DANGLING else f"{cut} {rng.choice(_WEB_WORDS)}"
+        broken = cut if cut.split()[-1] in _DANGLING else f"{cut} {rng.choice(_WEB_WORDS)}"
+        # The added word may be the very one that was cut off.
+        return corrupt(caption, scene, rng) if facts_true(broken, scene) else broken
     if lot < 0.9:
         return " ".join(rng.choices(_WEB_WORDS, k=rng.randint(1, 7)))
     stem = "".join(rng.choices("abcdefghijklmnopqrstuvwxyz", k=rng.randint(2, 6)))
