@@ -1,4 +1,8 @@
+import json
 import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -8,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from capfilt import schema
-from capfilt.errors import InputError
+from capfilt.errors import DamageError, InputError
+from capfilt.report.funnel import count_funnel
 from capfilt.stages.select import REASONS, Select
 
 Row = dict[str, Any]
@@ -114,3 +119,59 @@ def test_scores_are_compared_as_they_are_stored() -> None:
     row: Row = {**dict.fromkeys(TYPES), "status": "success", "caption": "x", "captions": []}
     row |= {"caption_itm_scores": [], "itm_score": float(np.float32(0.1))}
     assert decide(Select(0.1), as_batch([row]))[0]["keep_web"]
+
+
+# --- the funnel over what was selected
+
+
+@dataclass(frozen=True)
+class Tables:
+    """A run in memory."""
+
+    tables: dict[str, pa.Table]
+
+    @property
+    def shards(self) -> tuple[str, ...]:
+        return tuple(self.tables)
+
+    def read(self, shard: str, columns: Sequence[str]) -> pa.Table:
+        return self.tables[shard].select(list(columns))
+
+
+def selected(rows: list[Row], attempt: int) -> pa.Table:
+    batch = as_batch(rows)
+    with Select().open() as transform:
+        chosen = transform(batch.select(list(Select().needs)))
+    table = pa.Table.from_arrays(
+        [*batch.columns, *chosen.columns], names=[*batch.schema.names, *chosen.schema.names]
+    )
+    return table.append_column("attempt", pa.array([attempt] * len(rows), pa.int32()))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(a_row(), max_size=12), st.integers(0, 12), st.lists(a_row(), max_size=4))
+def test_the_funnel_adds_up_and_counts_the_last_attempt(
+    rows: list[Row], cut: int, again: list[Row]
+) -> None:
+    # Each row of the attempt stands in the first shard too, as not downloaded.
+    failed: Row = {**dict.fromkeys(TYPES), "status": schema.FAILED_TO_DOWNLOAD}
+    run = {"a": rows[:cut], "b": [*rows[cut:], *([failed] * len(again))]}
+    tables = {name: selected(part, 0) for name, part in run.items()}
+    if again:
+        tables["b~1.x"] = selected(again, 1)
+    funnel = count_funnel(Tables(tables), len(rows) + len(again))
+    outcomes = [expected(row, 0.5, True) for row in [*rows, *again]]
+    assert +funnel.reasons == Counter(reason for *_, reason in outcomes)
+    assert sum(count for label, count in funnel.lines() if label != "input") == funnel.rows
+    assert set(funnel.reasons) <= set(REASONS)
+    assert funnel.web_kept == sum(web for web, *_ in outcomes)
+    assert funnel.synthetic_kept == sum(sum(keep) for _, keep, _ in outcomes)
+    assert funnel.web_kept <= funnel.web_judged
+    assert funnel.synthetic_kept <= funnel.synthetic_judged
+    assert json.loads(json.dumps(funnel.plain()))["rows"] == funnel.rows
+
+
+def test_a_run_that_lost_a_row_has_no_funnel() -> None:
+    failed: Row = {**dict.fromkeys(TYPES), "status": schema.FAILED_TO_DOWNLOAD}
+    with pytest.raises(DamageError, match="capfilt verify"):
+        count_funnel(Tables({"a": selected([failed], 0)}), 2)
