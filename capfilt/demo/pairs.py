@@ -1,6 +1,7 @@
 """Training pairs of the embedded models: pictures as the pipeline sees them, and texts.
 
-Pictures go the way that they go in a round: rendered at some size, compressed, decoded, squashed.
+Pictures go the way that they go in a round: rendered in one of the web's sizes, compressed,
+decoded, squashed.
 Captions are drawn afresh each time a picture is used.
 """
 
@@ -17,13 +18,14 @@ import numpy as np
 import numpy.typing as npt
 
 from capfilt.demo.grammar import corrupt, facts_true
+from capfilt.demo.noise import Noise
+from capfilt.demo.pictures import draw_size
 from capfilt.demo.render import render, to_jpeg
 from capfilt.demo.scenes import Scene, sample_scene
 from capfilt.images import load_rgb
 
 SIDE: Final = 64
 _BLOCK: Final = 500
-_ASPECT: Final = 1.5
 _WEB_WORDS: Final = (
     "photo image view free shop price new best online buy home page download click here wallpaper "
     "news travel design vector sale gallery size black white red blue star ring cross square "
@@ -39,8 +41,7 @@ def rng_of(*parts: object) -> Random:
 
 def picture(scene: Scene, rng: Random) -> npt.NDArray[np.uint8]:
     """Return (64, 64, 3) pixels of a scene: rendered, compressed, decoded and squashed."""
-    width = rng.randint(96, 360)
-    height = round(width * rng.uniform(1 / _ASPECT, _ASPECT))
+    width, height = draw_size(rng, Noise())
     data = to_jpeg(render(scene, width, height, rng), rng.randint(70, 95))
     return load_rgb(data, SIDE)
 

@@ -69,7 +69,7 @@ def picture_of(seed: int, index: int, noise: Noise) -> Picture:
         earlier = _earlier(rng, seed, index, noise, any_health=copy is Copy.SAME_URL)
         if earlier is not None:
             return _copied(rng, copy, index, picture_of(seed, earlier, noise))
-    width, height = _size(rng, noise)
+    width, height = draw_size(rng, noise)
     path = f"/{_PLACES[Copy.ORIGINAL]}/{index:09d}.jpg"
     quality = rng.randint(60, 95)
     return Picture(path, index, Copy.ORIGINAL, None, fault, width, height, quality)
@@ -127,7 +127,7 @@ def _copied(rng: Random, copy: Copy, index: int, original: Picture) -> Picture:
     )
 
 
-def _size(rng: Random, noise: Noise) -> tuple[int, int]:
+def draw_size(rng: Random, noise: Noise) -> tuple[int, int]:
     """Return (width, height) in pixels: most 96 to 400 a side, some tiny, some banners."""
     place = rng.random()
     if place < noise.tiny:

@@ -75,10 +75,10 @@ class Phase:
 class Schedule:
     """Sizes of the training; the defaults gave the shipped models."""
 
-    scenes: int = 30_000
-    pretrain_steps: int = 4_000
-    captioner_steps: int = 1_000
-    filter_steps: int = 2_500
+    scenes: int = 40_000
+    pretrain_steps: int = 6_000
+    captioner_steps: int = 1_500
+    filter_steps: int = 3_000
     batch: int = 64
     captions_per_image: int = 4
     single_steps: int = 500  # of the pre-training, on scenes of one item: colour and shape first

@@ -60,7 +60,8 @@ def export_dataset(
 ) -> Manifest:
     """Write the kept texts of a run below `publisher.root`; returns what was written.
 
-    An export that nothing was kept for has one file without rows, and loads all the same.
+    An export that nothing was kept for has one file without rows: every Parquet reader opens it,
+    `datasets` only with `streaming=True`, which loads no split without rows otherwise.
 
     Raises:
         StorageError: the folder cannot be written.

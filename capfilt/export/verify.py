@@ -28,12 +28,14 @@ def verify_export(folder: Path) -> list[ExportProblem]:
     if not (folder / MANIFEST).exists():
         return [ExportProblem("unfinished", str(folder), "it has no manifest; run again to finish")]
     try:
-        listed = {entry["path"]: entry for entry in load_manifest(folder)["files"]}
+        entries = load_manifest(folder)["files"]
+        listed = {entry["path"]: (entry["rows"], entry["sha256"]) for entry in entries}
     except (DamageError, KeyError, TypeError) as error:
-        return [ExportProblem("damaged", str(folder / MANIFEST), str(error))]
+        detail = f"it is no manifest of an export ({type(error).__name__}: {error})"
+        return [ExportProblem("damaged", str(folder / MANIFEST), detail)]
     problems: list[ExportProblem] = []
-    for path, entry in listed.items():
-        problems += _check(folder / path, entry["rows"], entry["sha256"])
+    for path, (rows, sha256) in listed.items():
+        problems += _check(folder / path, rows, sha256)
     for file in sorted(p for p in folder.rglob("*") if p.is_file()):
         relative = file.relative_to(folder)
         if str(relative) not in {*listed, MANIFEST} and relative.parts[0] != TMP_DIR:
