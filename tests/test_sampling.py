@@ -51,7 +51,7 @@ def test_the_distribution_is_that_of_transformers(
     logits, history = torch.randn(4, VOCAB) * 3, torch.randint(0, VOCAB, (4, 6))
     recipe = Nucleus(top_p, top_k, temperature, penalty)
     probabilities, tokens = processed_probabilities(logits, history, recipe, END if short else None)
-    ours = torch.zeros(4, VOCAB, dtype=torch.float64).scatter(1, tokens, probabilities)
+    ours = torch.zeros(4, VOCAB, dtype=torch.float64).scatter_add(1, tokens, probabilities)
     expected = theirs(logits, history, recipe, 10 if short else 0)
     assert (ours - expected).abs().max() < 2e-6
 

@@ -1,31 +1,39 @@
-"""BLIP behind the two seams, on transformers' own classes and weights (arXiv 2201.12086)."""
+"""BLIP behind the two seams (arXiv 2201.12086): our forward pass on transformers' weights.
+
+Checkpoints are loaded by transformers' own classes; what runs then is `vision`, `text` and
+`decoder`, which compute the same numbers (tests compare them at every step) for a fraction of the
+cost: an image's cross-attention keys and values are projected once an image and layer, whatever
+the number of its captions or candidate texts.
+"""
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch.nn.functional import normalize
+from torch.nn.functional import normalize, scaled_dot_product_attention
 from transformers import BlipForConditionalGeneration, BlipForImageTextRetrieval
-from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 
 from capfilt.errors import ModelError
+from capfilt.models.decoder import Decoder
+from capfilt.models.dense import Dense
 from capfilt.models.loading import Normaliser, load_checkpoint, load_tokenizer
 from capfilt.models.noise import uniforms
 from capfilt.models.protocols import Pixels
 from capfilt.models.recipe import Beam, Lengths, ModelRef, Nucleus, Precision
-from capfilt.models.sampling import pick, processed_probabilities
-from capfilt.models.tiles import fixed_compute, tiles
+from capfilt.models.text import ImageKeys, TextTower
+from capfilt.models.tiles import TileSizes, fixed_compute, tiles
+from capfilt.models.vision import VisionTower
 from capfilt.texts import normalise_for_filter
 
-IMAGES_PER_TILE: Final = 16
-TEXTS_PER_TILE: Final = 32
 # Texts are padded to the first of these that holds them: a text's own length decides, so its
 # compute shape is its own. 35 is the paper's limit.
 TEXT_LENGTHS: Final = (8, 12, 16, 24, 35)
-_KEPT_STATES: Final = 256  # images whose vision states are kept between the stages of a pass
+_KEPT_STATES: Final = 64  # images whose vision states are kept between the stages of a pass
 
 
 class BlipCaptioner:
@@ -43,14 +51,19 @@ class BlipCaptioner:
         device: str = "cpu",
         precision: Precision = "fp32",
     ) -> None:
-        self._model = load_checkpoint(BlipForConditionalGeneration, ref, device, precision)
+        model = load_checkpoint(BlipForConditionalGeneration, ref, device, precision)
         self._tokenizer = load_tokenizer(ref)
-        self._pixels = Normaliser(ref, device, self._model.dtype)
+        self._pixels = Normaliser(ref, device, model.dtype)
         self._decoding, self._lengths = decoding, lengths
         self._k, self._seed, self._device = num_captions, seed, device
-        text = self._model.config.text_config
+        text = model.config.text_config
         self._end, self._pad = int(text.sep_token_id), int(text.pad_token_id)
         self._prompt = self._prompt_ids(prompt, int(text.bos_token_id))
+        self._vision = VisionTower(model.vision_model)
+        self._sizes = TileSizes.of(self._vision.tokens, int(text.hidden_size), device)
+        self._decoder = Decoder(model.text_decoder, self._sizes.slots, self._sizes.images)
+        # Beam search is transformers' own, over our image states.
+        self._reference = model.text_decoder if isinstance(decoding, Beam) else None
 
     @property
     def side(self) -> int:
@@ -59,13 +72,14 @@ class BlipCaptioner:
 
     def caption(self, images: Sequence[Pixels], keys: Sequence[str]) -> list[list[str]]:
         """Return K texts for each image; see `protocols.Captioner`."""
-        texts: list[list[str]] = []
+        if not images:
+            return []
         with fixed_compute():
-            for tile, real in tiles(list(zip(images, keys, strict=True)), IMAGES_PER_TILE):
-                states = self._vision_states([image for image, _ in tile])
-                ids = self._decode(states, [key for _, key in tile])
-                texts.extend(self._texts(ids)[:real])
-        return texts
+            if isinstance(self._decoding, Beam):
+                ids = self._beams(images, self._decoding)
+            else:
+                ids = self._sample(images, keys, self._decoding)
+        return self._texts(ids)
 
     def _prompt_ids(self, prompt: str, start: int) -> list[int]:
         """Tokenise the prompt; [CLS] becomes the decoder's start token and [SEP] is cut off."""
@@ -77,54 +91,37 @@ class BlipCaptioner:
             )
         return ids
 
-    def _vision_states(self, images: list[Pixels]) -> torch.Tensor:
-        states: torch.Tensor = self._model.vision_model(self._pixels(images)).last_hidden_state
-        return states
-
-    def _decode(self, states: torch.Tensor, keys: list[str]) -> torch.Tensor:
-        """Return token ids (B, K, length), the prompt included."""
-        if isinstance(self._decoding, Beam):
-            ids = self._beams(states, self._decoding)
-        else:
-            ids = self._sample(states, keys, self._decoding)
-        return ids.view(states.shape[0], self._k, -1)
-
-    def _sample(self, states: torch.Tensor, keys: list[str], recipe: Nucleus) -> torch.Tensor:
-        steps = self._lengths.max_length - len(self._prompt)
-        noise = torch.from_numpy(uniforms(self._seed, keys, self._k, steps)).flatten(0, 1)
-        noise = noise.to(self._device)
-        states = states.repeat_interleave(self._k, dim=0)
-        ids = torch.tensor([self._prompt], device=self._device).repeat(states.shape[0], 1)
-        ended = torch.zeros(len(ids), dtype=torch.bool, device=self._device)
-        cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
-        fresh = ids
-        for step in range(steps):
-            logits = self._next_logits(fresh, states, cache)
-            forbid = self._end if ids.shape[1] < self._lengths.min_length else None
-            chosen = pick(*processed_probabilities(logits, ids, recipe, forbid), noise[:, step])
-            fresh = chosen.masked_fill(ended, self._pad)[:, None]
-            ids = torch.cat([ids, fresh], dim=1)
-            ended |= chosen == self._end
-            if bool(ended.all()):
-                break
-        return ids
-
-    def _next_logits(
-        self, fresh: torch.Tensor, states: torch.Tensor, cache: EncoderDecoderCache
+    def _sample(
+        self, images: Sequence[Pixels], keys: Sequence[str], recipe: Nucleus
     ) -> torch.Tensor:
-        out = self._model.text_decoder(
-            input_ids=fresh,
-            encoder_hidden_states=states,
-            past_key_values=cache,
-            use_cache=True,
-            is_decoder=True,
-            logits_to_keep=1,
-        )
-        logits: torch.Tensor = out.logits[:, -1]
-        return logits
+        """Return token ids (B, K, max_length), the prompt included."""
+        steps = self._lengths.max_length - len(self._prompt)
+        noise = torch.from_numpy(uniforms(self._seed, keys, self._k, steps)).to(self._device)
 
-    def _beams(self, states: torch.Tensor, recipe: Beam) -> torch.Tensor:
-        ids: torch.Tensor = self._model.text_decoder.generate(
+        def states(chosen: Sequence[int]) -> torch.Tensor:
+            [(tile, _)] = tiles([images[i] for i in chosen], self._sizes.images)
+            return self._vision(self._pixels(tile))
+
+        return self._decoder.sample(states, noise, self._prompt, recipe, self._lengths, self._end)
+
+    def _beams(self, images: Sequence[Pixels], recipe: Beam) -> torch.Tensor:
+        """Return token ids (B, K, length), the prompt included."""
+        found = [
+            self._beams_of(self._vision(self._pixels(tile)), recipe)[:real]
+            for tile, real in tiles(images, self._sizes.images)
+        ]
+        longest = max(ids.shape[2] for ids in found)
+        return torch.cat(
+            [
+                torch.nn.functional.pad(ids, (0, longest - ids.shape[2]), value=self._pad)
+                for ids in found
+            ]
+        )
+
+    def _beams_of(self, states: torch.Tensor, recipe: Beam) -> torch.Tensor:
+        if self._reference is None:
+            raise ModelError("this captioner was opened for nucleus sampling")
+        ids: torch.Tensor = self._reference.generate(
             input_ids=torch.tensor([self._prompt], device=self._device).repeat(len(states), 1),
             encoder_hidden_states=states,
             num_beams=recipe.num_beams,
@@ -136,7 +133,7 @@ class BlipCaptioner:
             eos_token_id=self._end,
             pad_token_id=self._pad,
         )
-        return ids
+        return ids.view(len(states), self._k, -1)
 
     def _texts(self, ids: torch.Tensor) -> list[list[str]]:
         written = ids[:, :, len(self._prompt) :].tolist()
@@ -144,6 +141,15 @@ class BlipCaptioner:
             [self._tokenizer.decode(one, skip_special_tokens=True).strip() for one in captions]
             for captions in written
         ]
+
+
+@dataclass(frozen=True, slots=True)
+class _Bucket:
+    """Texts of one padded length in tiles: which image and number each is, ids (tile, length)."""
+
+    places: list[tuple[int, int]]
+    real: int
+    ids: torch.Tensor
 
 
 class BlipMatcher:
@@ -156,13 +162,16 @@ class BlipMatcher:
     def __init__(
         self, ref: ModelRef, itm_token: str, device: str = "cpu", precision: Precision = "fp32"
     ) -> None:
-        self._model = load_checkpoint(BlipForImageTextRetrieval, ref, device, precision)
+        model = load_checkpoint(BlipForImageTextRetrieval, ref, device, precision)
         self._tokenizer = load_tokenizer(ref)
-        self._pixels = Normaliser(ref, device, self._model.dtype)
-        self._device = device
-        self._first = (
-            _encoder_token(self._tokenizer, self._model, ref) if itm_token == "enc" else None
-        )
+        self._pixels = Normaliser(ref, device, model.dtype)
+        self._device, self._pad = device, int(model.config.text_config.pad_token_id)
+        self._first = _encoder_token(self._tokenizer, model, ref) if itm_token == "enc" else None
+        self._vision, self._text = VisionTower(model.vision_model), TextTower(model.text_encoder)
+        self._vision_proj, self._text_proj = Dense.of(model.vision_proj), Dense.of(model.text_proj)
+        self._itm_head, self._width = Dense.of(model.itm_head), model.vision_proj.out_features
+        hidden = int(model.config.text_config.hidden_size)
+        self._sizes = TileSizes.of(self._vision.tokens, hidden, device)
         self._states: OrderedDict[int, tuple[Pixels, torch.Tensor]] = OrderedDict()
 
     @property
@@ -174,39 +183,38 @@ class BlipMatcher:
         self, images: Sequence[Pixels], texts: Sequence[Sequence[str]]
     ) -> tuple[list[list[float]], list[list[float]]]:
         """Score each image with its own texts; see `protocols.Matcher`."""
-        pairs = [
-            (place, number, normalise_for_filter(text))
-            for place, own in enumerate(texts)
-            for number, text in enumerate(own)
-        ]
         itm = [[float("nan")] * len(own) for own in texts]
         itc = [[float("nan")] * len(own) for own in texts]
         with fixed_compute():
             states = self._vision_states(images)
-            for length, bucket in self._buckets(pairs).items():
-                for tile, real in tiles(bucket, TEXTS_PER_TILE):
-                    ids = torch.tensor([own_ids for _, _, own_ids in tile], device=self._device)
-                    chosen = torch.stack([states[place] for place, _, _ in tile])
-                    scores = self._scores(ids, chosen, length)
-                    for (place, number, _), (p, s) in list(zip(tile, scores, strict=True))[:real]:
-                        itm[place][number], itc[place][number] = p, s
+            buckets = self._buckets(texts)
+            grounded = self._grounded(buckets, states)
+            for bucket, first in zip(buckets, grounded, strict=True):
+                chosen = [states[place] for place, _ in bucket.places]
+                scores = (
+                    self._itm(first),
+                    self._itc(bucket.ids, torch.stack([s[0] for s in chosen])),
+                )
+                rows = zip(bucket.places, *scores, strict=True)
+                for (place, number), p, s in list(rows)[: bucket.real]:
+                    itm[place][number], itc[place][number] = p, s
         return itm, itc
 
     def embed(self, images: Sequence[Pixels]) -> npt.NDArray[np.float32]:
         """Return ITC image embeddings (B, D), L2-normalised."""
         if not images:
-            return np.zeros((0, self._model.vision_proj.out_features), np.float32)
+            return np.zeros((0, self._width), np.float32)
         with fixed_compute():
-            states = self._vision_states(images)
+            first = [state[0] for state in self._vision_states(images)]
             rows = [
                 self._image_features(torch.stack(tile))[:real]
-                for tile, real in tiles(states, IMAGES_PER_TILE)
+                for tile, real in tiles(first, self._sizes.texts)
             ]
         features: npt.NDArray[np.float32] = torch.cat(rows).float().cpu().numpy()
         return features
 
-    def _image_features(self, states: torch.Tensor) -> torch.Tensor:
-        return normalize(self._model.vision_proj(states[:, 0]), dim=-1)
+    def _image_features(self, first: torch.Tensor) -> torch.Tensor:
+        return normalize(self._vision_proj(first), dim=-1)
 
     def _vision_states(self, images: Sequence[Pixels]) -> list[torch.Tensor]:
         """Return (N, D) states an image, encoding only those that are not at hand already.
@@ -217,8 +225,8 @@ class BlipMatcher:
         fresh = list(
             {id(image): image for image in images if id(image) not in self._states}.values()
         )
-        for tile, real in tiles(fresh, IMAGES_PER_TILE):
-            states = self._model.vision_model(self._pixels(tile)).last_hidden_state
+        for tile, real in tiles(fresh, self._sizes.images):
+            states = self._vision(self._pixels(tile))
             for image, state in zip(tile[:real], states[:real], strict=True):
                 self._states[id(image)] = (image, state)
         found = [self._states[id(image)][1] for image in images]
@@ -226,39 +234,118 @@ class BlipMatcher:
             self._states.popitem(last=False)
         return found
 
-    def _buckets(
-        self, pairs: list[tuple[int, int, str]]
-    ) -> dict[int, list[tuple[int, int, list[int]]]]:
+    def _buckets(self, texts: Sequence[Sequence[str]]) -> list[_Bucket]:
         """Tokenise, and group by padded length; a text of which nothing is left is not scored."""
-        buckets: dict[int, list[tuple[int, int, list[int]]]] = {}
-        pad = int(self._model.config.text_config.pad_token_id)
-        scored = [pair for pair in pairs if pair[2]]
+        scored = [
+            (place, number, text)
+            for place, own in enumerate(texts)
+            for number, text in enumerate(map(normalise_for_filter, own))
+            if text
+        ]
         if not scored:
-            return buckets
+            return []
         encoded = self._tokenizer(
             [text for _, _, text in scored], truncation=True, max_length=TEXT_LENGTHS[-1]
         ).input_ids
+        groups: dict[int, list[tuple[int, int, list[int]]]] = {}
         for (place, number, _), ids in zip(scored, encoded, strict=True):
             length = next(n for n in TEXT_LENGTHS if n >= len(ids))
-            padded = [*ids, *[pad] * (length - len(ids))]
-            buckets.setdefault(length, []).append((place, number, padded))
-        return buckets
+            padded = [*ids, *[self._pad] * (length - len(ids))]
+            groups.setdefault(length, []).append((place, number, padded))
+        return [
+            _Bucket(
+                [(place, number) for place, number, _ in tile],
+                real,
+                torch.tensor([ids for _, _, ids in tile], device=self._device),
+            )
+            for group in groups.values()
+            for tile, real in tiles(group, self._sizes.texts)
+        ]
 
-    def _scores(
-        self, ids: torch.Tensor, states: torch.Tensor, length: int
-    ) -> list[tuple[float, float]]:
-        """Return (ITM probability, ITC similarity) of each pair of a tile."""
-        mask = (ids != self._model.config.text_config.pad_token_id).long()
-        plain = self._model.text_encoder(input_ids=ids, attention_mask=mask).last_hidden_state
-        text_features = normalize(self._model.text_proj(plain[:, 0]), dim=-1)
-        itc = (text_features * self._image_features(states)).sum(-1)
-        if self._first is not None:
-            ids = torch.cat([torch.full_like(ids[:, :1], self._first), ids[:, 1:]], dim=1)
-        grounded = self._model.text_encoder(
-            input_ids=ids, attention_mask=mask, encoder_hidden_states=states
-        ).last_hidden_state
-        itm = torch.softmax(self._model.itm_head(grounded[:, 0]).float(), dim=-1)[:, 1]
-        return list(zip(itm.tolist(), itc.float().tolist(), strict=True))
+    def _grounded(
+        self, buckets: Sequence[_Bucket], states: Sequence[torch.Tensor]
+    ) -> list[torch.Tensor]:
+        """Return the last state (tile, D) of position 0 of every text, its image looked at.
+
+        All texts go through the layers together, so that a layer's image keys are projected once
+        and need not be kept.
+        """
+        if not buckets:
+            return []
+        masks = [self._mask(bucket.ids) for bucket in buckets]
+        hidden = [self._text.begin(self._headed(bucket.ids)) for bucket in buckets]
+        keys = _LayerKeys(self._text, states, self._sizes.images)
+        for number in range(len(self._text.layers)):
+            keys.project(number)
+            for at, bucket in enumerate(buckets):
+                look = partial(keys.gather, [place for place, _ in bucket.places])
+                hidden[at] = self._text.bidirectional(number, hidden[at], masks[at], look)
+        return [x[:, 0] for x in hidden]
+
+    def _itm(self, first: torch.Tensor) -> list[float]:
+        """Return the probability of a match of each text."""
+        chances: list[float] = torch.softmax(self._itm_head(first).float(), dim=-1)[:, 1].tolist()
+        return chances
+
+    def _itc(self, ids: torch.Tensor, image: torch.Tensor) -> list[float]:
+        """Return the cosine of each text (tile, length) with its image's class state (tile, D)."""
+        x, mask = self._text.begin(ids), self._mask(ids)
+        for number in range(len(self._text.layers)):
+            x = self._text.bidirectional(number, x, mask, None)
+        text_features = normalize(self._text_proj(x[:, 0]), dim=-1)
+        cosines: list[float] = (
+            (text_features * self._image_features(image)).float().sum(-1).tolist()
+        )
+        return cosines
+
+    def _mask(self, ids: torch.Tensor) -> torch.Tensor:
+        return (ids != self._pad)[:, None, None]
+
+    def _headed(self, ids: torch.Tensor) -> torch.Tensor:
+        """Put [ENC] at position 0, or leave what the tokenizer put there."""
+        if self._first is None:
+            return ids
+        return torch.cat([torch.full_like(ids[:, :1], self._first), ids[:, 1:]], dim=1)
+
+
+class _LayerKeys:
+    """Cross-attention keys and values of all images, of one layer at a time, in one buffer."""
+
+    def __init__(self, tower: TextTower, states: Sequence[torch.Tensor], tile: int) -> None:
+        self._tower, self._tiles = (
+            tower,
+            [(torch.stack(t), real) for t, real in tiles(states, tile)],
+        )
+        self._count = len(states)
+        self._held: ImageKeys | None = None
+
+    def project(self, number: int) -> None:
+        """Fill the buffer with those of layer `number`."""
+        start = 0
+        for states, real in self._tiles:
+            fresh = self._tower.layers[number].image_keys(states)
+            if self._held is None:
+                shape = (self._count, *fresh.keys.shape[1:])
+                self._held = ImageKeys(states.new_empty(shape), states.new_empty(shape))
+            for kept, new in zip(self._held, fresh, strict=True):
+                kept[start : start + real] = new[:real]
+            start += real
+
+    def gather(self, places: Sequence[int], q: torch.Tensor) -> torch.Tensor:
+        """Attend (texts, heads, L, d), text i to the image at places[i]."""
+        if self._held is None:
+            raise RuntimeError("project comes first")
+        keys, values = self._held
+        if q.device.type != "cpu":
+            chosen = torch.tensor(list(places), device=q.device)
+            return scaled_dot_product_attention(q, keys[chosen], values[chosen])
+        # One text at a time reads its image where it lies: no copy, and a shape of its own.
+        return torch.cat(
+            [
+                scaled_dot_product_attention(q[i : i + 1], keys[p : p + 1], values[p : p + 1])
+                for i, p in enumerate(places)
+            ]
+        )
 
 
 def _encoder_token(tokenizer: Any, model: Any, ref: ModelRef) -> int:  # untyped classes

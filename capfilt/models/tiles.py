@@ -5,15 +5,45 @@ logit. So every forward pass runs at one shape, whatever the batch: images and t
 tiles of a fixed number of rows, and the last tile is filled up by repeating its first row. Within
 a tile each row is computed alike wherever it stands (a test holds this for the kernels in use),
 and one thread computes it, since the way that threads share a product depends on their number.
+The sizes follow from the model and the kind of device alone, never from what happens to be free.
 """
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from typing import TypeVar
+from dataclasses import dataclass
+from typing import Final, Self, TypeVar
 
 import torch
 
 T = TypeVar("T")
+
+# Tokens of one image tile: enough rows for the matrix units at their full rate, and few enough
+# that an activation stays below the size from which malloc gives every buffer fresh pages.
+_CPU_TOKENS: Final = 2400
+_CUDA_TOKENS: Final = 20_000
+_WIDE: Final = 512
+
+
+@dataclass(frozen=True, slots=True)
+class TileSizes:
+    """Rows of the fixed shapes: images of a vision pass, images that are decoded at a time, texts.
+
+    `slots` is how many images a decoding step serves.
+    """
+
+    images: int
+    slots: int
+    texts: int
+
+    @classmethod
+    def of(cls, tokens: int, width: int, device: str) -> Self:
+        """Choose for a model of `tokens` an image and a text width of `width`."""
+        cuda = device.startswith("cuda")
+        images = max(1, min(64, (_CUDA_TOKENS if cuda else _CPU_TOKENS) // tokens))
+        if cuda:
+            return cls(images, 4 * images, 128)
+        # A wide text tower is bound by reading its weights, a small one by the number of calls.
+        return cls(images, min(64, 4 * images), 16 if width >= _WIDE else 64)
 
 
 def tiles(rows: Sequence[T], size: int) -> Iterator[tuple[list[T], int]]:

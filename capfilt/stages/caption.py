@@ -35,7 +35,7 @@ class Caption:
     device: str = field(default="cpu", metadata=NOT_IDENTITY)
 
     name = "caption"
-    version = 1
+    version = 2
     resource: ClassVar[Resource] = "model"
     rows_per_call = 64
     needs = ("key", "image")

@@ -30,7 +30,7 @@ class _Match:
     precision: Precision = "fp32"
     device: str = field(default="cpu", metadata=NOT_IDENTITY)
 
-    version = 1
+    version = 2
     resource: ClassVar[Resource] = "model"
     rows_per_call = 64
 
