@@ -43,11 +43,12 @@ def save_pair(architecture: Architecture, folder: Path, seed: int = 0) -> None:
     classes = {"captioner": BlipForConditionalGeneration, "matcher": BlipForImageTextRetrieval}
     for number, (role, model_class) in enumerate(classes.items()):
         torch.manual_seed(seed + number)
-        model_class(_config(architecture)).save_pretrained(folder / role)
+        model_class(configuration(architecture)).save_pretrained(folder / role)
         _save_processors(folder / role)
 
 
-def _config(architecture: Architecture) -> Any:  # transformers' configurations are untyped
+def configuration(architecture: Architecture) -> Any:  # transformers' configurations are untyped
+    """Return transformers' configuration of an architecture."""
     from transformers import BlipConfig
 
     vision = {
