@@ -2,6 +2,8 @@
 
 import functools
 import io
+import re
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -10,6 +12,8 @@ from PIL import Image
 # How many decoded images are kept: one slice of a pass, so that two stages of the same pass decode
 # each picture once.
 _KEPT = 256
+# " <_io.BytesIO object at 0x7f…>" in a decoder's message: an address, another one at each call.
+_OBJECT: Final = re.compile(r" ?<[^<>]* at 0x[0-9a-fA-F]+>")
 
 
 class UndecodableImage(ValueError):
@@ -24,13 +28,14 @@ def load_rgb(data: bytes, side: int) -> npt.NDArray[np.uint8]:
     The array is shared and read-only.
 
     Raises:
-        UndecodableImage: with the decoder's reason.
+        UndecodableImage: with the decoder's reason, the same for the same bytes.
     """
     try:
         with Image.open(io.BytesIO(data)) as image:
             square = image.convert("RGB").resize((side, side), Image.Resampling.BICUBIC)
     except Exception as error:  # decoders of hostile bytes raise anything
-        raise UndecodableImage(f"{type(error).__name__}: {error}") from error
+        reason = _OBJECT.sub("", str(error))
+        raise UndecodableImage(f"{type(error).__name__}: {reason}") from error
     pixels = np.asarray(square)
     pixels.setflags(write=False)
     return pixels
