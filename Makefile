@@ -1,5 +1,6 @@
 # make bootstrap   set up, run one whole round on the simulated web (opens nothing, needs no hub)
 # make test        set up, check style and types, run all tests
+# make bench-models  captions and scores a second against transformers and data-juicer
 # make models      train the embedded models again (see README for how long it takes)
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || echo python3)
@@ -14,7 +15,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
 TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 
-.PHONY: bootstrap test lint models clean
+.PHONY: bootstrap test lint bench-models models clean
 
 bootstrap: $(STAMP)
 	$(BIN)/python -m capfilt.demo.bootstrap --rows $(ROWS) --run $(RUN)
@@ -26,6 +27,10 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy capfilt pipelines examples tests
+
+# JUICER=path/to/python of an environment with py-data-juicer 1.6.1 puts it into the table.
+bench-models: $(STAMP)
+	$(BIN)/python -m capfilt.bench.models $(if $(JUICER),--data-juicer $(JUICER)) $(BENCH)
 
 models: $(STAMP)
 	$(BIN)/python -m capfilt.demo.train --out runs/models
