@@ -42,20 +42,21 @@ def from_plain(cls: type[T], plain: object) -> T:
 
 
 def _build(hint: Any, plain: Any, where: str) -> Any:  # type hints and JSON are both untyped
-    if hint is Any or plain is None:
+    if hint is Any or (plain is None and types.NoneType in typing.get_args(hint)):
         return plain
     origin = typing.get_origin(hint)
     if origin in {typing.Union, types.UnionType}:
         return _build(_chosen(typing.get_args(hint), plain, where), plain, where)
-    if origin is tuple:
+    if origin is tuple and isinstance(plain, list):
         item = typing.get_args(hint)[0]
         return tuple(_build(item, one, where) for one in plain)
-    if dataclasses.is_dataclass(hint):
+    if dataclasses.is_dataclass(hint) and isinstance(plain, dict):
         return _build_dataclass(hint, plain, where)
     if hint is float and isinstance(plain, int):
         return float(plain)
-    if isinstance(hint, type) and not isinstance(plain, hint):
-        raise TypeError(f"{where} is {plain!r}, not a {hint.__name__}")
+    literal = origin is typing.Literal
+    if plain not in typing.get_args(hint) if literal else not isinstance(plain, origin or hint):
+        raise TypeError(f"{where} is {plain!r}, not a {getattr(hint, '__name__', hint)}")
     return plain
 
 
@@ -74,9 +75,9 @@ def _build_dataclass(hint: Any, plain: dict[str, Any], where: str) -> Any:  # as
 
 def _chosen(members: tuple[Any, ...], plain: Any, where: str) -> Any:  # as above
     """Return which member of a union `plain` is: by its class name, or by its plain type."""
-    if isinstance(plain, dict):
-        return next(m for m in members if getattr(m, "__name__", "") == plain[_TYPE])
     for member in members:
+        if isinstance(plain, dict) and getattr(member, "__name__", "") == plain[_TYPE]:
+            return member
         if isinstance(member, type) and isinstance(plain, member):
             return member
         if typing.get_origin(member) in {tuple, typing.Literal}:
