@@ -22,13 +22,14 @@ from capfilt.checkpoints import resolve_model
 from capfilt.demo.grammar import describe
 from capfilt.demo.pairs import make_pictures, rng_of
 from capfilt.demo.quality import MODELS, PROMPT
+from capfilt.errors import ModelError
 from capfilt.models.blip import BlipCaptioner, BlipMatcher
 from capfilt.models.decoder import Decoder
 from capfilt.models.dense import Dense, fast_bf16_cpu
 from capfilt.models.protocols import Pixels
 from capfilt.models.recipe import Beam, Lengths, Nucleus
 from capfilt.models.text import TextTower
-from capfilt.models.tiles import TileSizes, fixed_compute
+from capfilt.models.tiles import Tiled, TileSizes, fixed_compute
 from capfilt.models.vision import VisionTower
 
 GREEDY = Nucleus(top_k=1, repetition_penalty=1.0)
@@ -305,3 +306,49 @@ def test_half_precision_decides_nearly_always_alike() -> None:
     )
     assert np.abs(full - half).max() < 0.1
     assert ((full >= 0.5) != (half >= 0.5)).mean() < 0.01
+
+
+def test_tiles_shrink_until_they_fit() -> None:
+    ref = resolve_model(str(MODELS / "matcher"), "matcher")
+    images, texts = web_images(10), [["a red star", "a blue ring"]] * 10
+    expected = BlipMatcher(ref, "enc").match(images, texts)
+    tight = BlipMatcher(ref, "enc")
+    whole: VisionTower = tight._vision
+
+    def small(pixels: torch.Tensor) -> torch.Tensor:
+        if len(pixels) > 3:  # the card of somebody else
+            raise torch.OutOfMemoryError
+        return whole(pixels)
+
+    tight._vision = small  # type: ignore[assignment]  # memory that runs out
+    found = tight.match(images, texts)
+    assert tight.sizes.images in {2, 3}
+    assert np.allclose(found, expected, atol=1e-5)
+    captioner = BlipCaptioner(
+        resolve_model(str(MODELS / "captioner"), "captioner"),
+        decoding=Nucleus(),
+        lengths=Lengths(),
+        prompt=PROMPT,
+        num_captions=2,
+        seed=0,
+    )
+    keys = [str(n) for n in range(10)]
+    written = captioner.caption(images, keys)
+    tower: VisionTower = captioner._vision
+
+    def smaller(pixels: torch.Tensor) -> torch.Tensor:
+        if len(pixels) > 3:
+            raise torch.OutOfMemoryError
+        return tower(pixels)
+
+    captioner._vision = smaller  # type: ignore[assignment]  # memory that runs out
+    assert captioner.caption(images, keys) == written
+    assert captioner.sizes.images in {2, 3}
+
+
+def test_a_device_without_any_room_is_told() -> None:
+    def never() -> None:
+        raise torch.OutOfMemoryError
+
+    with pytest.raises(ModelError, match="do not fit into the device's memory"):
+        Tiled(TileSizes(4, 4, 4)).fitting(never)

@@ -26,7 +26,7 @@ from capfilt.models.noise import uniforms
 from capfilt.models.protocols import Pixels
 from capfilt.models.recipe import Beam, Lengths, ModelRef, Nucleus, Precision
 from capfilt.models.text import ImageKeys, TextTower
-from capfilt.models.tiles import TileSizes, fixed_compute, tiles
+from capfilt.models.tiles import Tiled, TileSizes, fixed_compute, tiles
 from capfilt.models.vision import VisionTower
 from capfilt.texts import normalise_for_filter
 
@@ -36,7 +36,7 @@ TEXT_LENGTHS: Final = (8, 12, 16, 24, 35)
 _KEPT_STATES: Final = 64  # images whose vision states are kept between the stages of a pass
 
 
-class BlipCaptioner:
+class BlipCaptioner(Tiled):
     """Writes K captions an image (section 3.3; decoding figures of the authors' repository)."""
 
     def __init__(
@@ -60,8 +60,8 @@ class BlipCaptioner:
         self._end, self._pad = int(text.sep_token_id), int(text.pad_token_id)
         self._prompt = self._prompt_ids(prompt, int(text.bos_token_id))
         self._vision = VisionTower(model.vision_model)
-        self._sizes = TileSizes.of(self._vision.tokens, int(text.hidden_size), device)
-        self._decoder = Decoder(model.text_decoder, self._sizes.slots, self._sizes.images)
+        super().__init__(TileSizes.of(self._vision.tokens, int(text.hidden_size), device))
+        self._decoder = Decoder(model.text_decoder, self.sizes.slots, self.sizes.images)
         # Beam search is transformers' own, over our image states.
         self._reference = model.text_decoder if isinstance(decoding, Beam) else None
 
@@ -75,11 +75,16 @@ class BlipCaptioner:
         if not images:
             return []
         with fixed_compute():
-            if isinstance(self._decoding, Beam):
-                ids = self._beams(images, self._decoding)
-            else:
-                ids = self._sample(images, keys, self._decoding)
-        return self._texts(ids)
+            return self._texts(self.fitting(lambda: self._written(images, keys)))
+
+    def resized(self) -> None:
+        """Give the decoder as many slots as fit."""
+        self._decoder.resize(self.sizes.slots, self.sizes.images)
+
+    def _written(self, images: Sequence[Pixels], keys: Sequence[str]) -> torch.Tensor:
+        if isinstance(self._decoding, Beam):
+            return self._beams(images, self._decoding)
+        return self._sample(images, keys, self._decoding)
 
     def _prompt_ids(self, prompt: str, start: int) -> list[int]:
         """Tokenise the prompt; [CLS] becomes the decoder's start token and [SEP] is cut off."""
@@ -99,7 +104,7 @@ class BlipCaptioner:
         noise = torch.from_numpy(uniforms(self._seed, keys, self._k, steps)).to(self._device)
 
         def states(chosen: Sequence[int]) -> torch.Tensor:
-            [(tile, _)] = tiles([images[i] for i in chosen], self._sizes.images)
+            [(tile, _)] = tiles([images[i] for i in chosen], self.sizes.images)
             return self._vision(self._pixels(tile))
 
         return self._decoder.sample(states, noise, self._prompt, recipe, self._lengths, self._end)
@@ -108,7 +113,7 @@ class BlipCaptioner:
         """Return token ids (B, K, length), the prompt included."""
         found = [
             self._beams_of(self._vision(self._pixels(tile)), recipe)[:real]
-            for tile, real in tiles(images, self._sizes.images)
+            for tile, real in tiles(images, self.sizes.images)
         ]
         longest = max(ids.shape[2] for ids in found)
         return torch.cat(
@@ -152,7 +157,7 @@ class _Bucket:
     ids: torch.Tensor
 
 
-class BlipMatcher:
+class BlipMatcher(Tiled):
     """Scores texts by the ITM head and by ITC similarity (sections 3.2, 3.3).
 
     `itm_token` is what stands at position 0 for ITM: `enc` as the authors trained it, or `cls`, as
@@ -171,7 +176,7 @@ class BlipMatcher:
         self._vision_proj, self._text_proj = Dense.of(model.vision_proj), Dense.of(model.text_proj)
         self._itm_head, self._width = Dense.of(model.itm_head), model.vision_proj.out_features
         hidden = int(model.config.text_config.hidden_size)
-        self._sizes = TileSizes.of(self._vision.tokens, hidden, device)
+        super().__init__(TileSizes.of(self._vision.tokens, hidden, device))
         self._states: OrderedDict[int, tuple[Pixels, torch.Tensor]] = OrderedDict()
 
     @property
@@ -183,35 +188,39 @@ class BlipMatcher:
         self, images: Sequence[Pixels], texts: Sequence[Sequence[str]]
     ) -> tuple[list[list[float]], list[list[float]]]:
         """Score each image with its own texts; see `protocols.Matcher`."""
-        itm = [[float("nan")] * len(own) for own in texts]
-        itc = [[float("nan")] * len(own) for own in texts]
         with fixed_compute():
-            states = self._vision_states(images)
-            buckets = self._buckets(texts)
-            grounded = self._grounded(buckets, states)
-            for bucket, first in zip(buckets, grounded, strict=True):
-                chosen = [states[place] for place, _ in bucket.places]
-                scores = (
-                    self._itm(first),
-                    self._itc(bucket.ids, torch.stack([s[0] for s in chosen])),
-                )
-                rows = zip(bucket.places, *scores, strict=True)
-                for (place, number), p, s in list(rows)[: bucket.real]:
-                    itm[place][number], itc[place][number] = p, s
-        return itm, itc
+            return self.fitting(lambda: self._matched(images, texts))
 
     def embed(self, images: Sequence[Pixels]) -> npt.NDArray[np.float32]:
         """Return ITC image embeddings (B, D), L2-normalised."""
         if not images:
             return np.zeros((0, self._width), np.float32)
         with fixed_compute():
-            first = [state[0] for state in self._vision_states(images)]
-            rows = [
-                self._image_features(torch.stack(tile))[:real]
-                for tile, real in tiles(first, self._sizes.texts)
-            ]
-        features: npt.NDArray[np.float32] = torch.cat(rows).float().cpu().numpy()
+            features: npt.NDArray[np.float32]
+            features = self.fitting(lambda: self._embedded(images)).cpu().numpy()
         return features
+
+    def _matched(
+        self, images: Sequence[Pixels], texts: Sequence[Sequence[str]]
+    ) -> tuple[list[list[float]], list[list[float]]]:
+        itm = [[float("nan")] * len(own) for own in texts]
+        itc = [[float("nan")] * len(own) for own in texts]
+        states = self._vision_states(images)
+        buckets = self._buckets(texts)
+        for bucket, first in zip(buckets, self._grounded(buckets, states), strict=True):
+            image = torch.stack([states[place][0] for place, _ in bucket.places])
+            rows = zip(bucket.places, self._itm(first), self._itc(bucket.ids, image), strict=True)
+            for (place, number), p, s in list(rows)[: bucket.real]:
+                itm[place][number], itc[place][number] = p, s
+        return itm, itc
+
+    def _embedded(self, images: Sequence[Pixels]) -> torch.Tensor:
+        first = [state[0] for state in self._vision_states(images)]
+        rows = [
+            self._image_features(torch.stack(tile))[:real]
+            for tile, real in tiles(first, self.sizes.texts)
+        ]
+        return torch.cat(rows).float()
 
     def _image_features(self, first: torch.Tensor) -> torch.Tensor:
         return normalize(self._vision_proj(first), dim=-1)
@@ -225,7 +234,7 @@ class BlipMatcher:
         fresh = list(
             {id(image): image for image in images if id(image) not in self._states}.values()
         )
-        for tile, real in tiles(fresh, self._sizes.images):
+        for tile, real in tiles(fresh, self.sizes.images):
             states = self._vision(self._pixels(tile))
             for image, state in zip(tile[:real], states[:real], strict=True):
                 self._states[id(image)] = (image, state)
@@ -259,7 +268,7 @@ class BlipMatcher:
                 torch.tensor([ids for _, _, ids in tile], device=self._device),
             )
             for group in groups.values()
-            for tile, real in tiles(group, self._sizes.texts)
+            for tile, real in tiles(group, self.sizes.texts)
         ]
 
     def _grounded(
@@ -274,7 +283,7 @@ class BlipMatcher:
             return []
         masks = [self._mask(bucket.ids) for bucket in buckets]
         hidden = [self._text.begin(self._headed(bucket.ids)) for bucket in buckets]
-        keys = _LayerKeys(self._text, states, self._sizes.images)
+        keys = _LayerKeys(self._text, states, self.sizes.images)
         for number in range(len(self._text.layers)):
             keys.project(number)
             for at, bucket in enumerate(buckets):

@@ -87,6 +87,11 @@ class Decoder:
             desk.leave()
         return desk.done
 
+    def resize(self, slots: int, enter: int) -> None:
+        """Serve another number of images from now on; the caches of the old number are freed."""
+        self._slots, self._enter = slots, enter
+        self._caches.clear()
+
     def caches(self, states: torch.Tensor, captions: int, longest: int) -> "Caches":
         """Return the caches for images of these states: made once, since fresh pages cost time.
 

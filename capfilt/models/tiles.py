@@ -9,11 +9,14 @@ The sizes follow from the model and the kind of device alone, never from what ha
 """
 
 import contextlib
-from collections.abc import Iterator, Sequence
+import logging
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, Self, TypeVar
 
 import torch
+
+from capfilt.errors import ModelError
 
 T = TypeVar("T")
 
@@ -22,6 +25,7 @@ T = TypeVar("T")
 _CPU_TOKENS: Final = 2400
 _CUDA_TOKENS: Final = 20_000
 _WIDE: Final = 512
+_log: Final = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +49,11 @@ class TileSizes:
         # A wide text tower is bound by reading its weights, a small one by the number of calls.
         return cls(images, min(64, 4 * images), 16 if width >= _WIDE else 64)
 
+    def halved(self) -> Self:
+        """Return half of each, at least one."""
+        half = [max(1, size // 2) for size in (self.images, self.slots, self.texts)]
+        return type(self)(*half)
+
 
 def tiles(rows: Sequence[T], size: int) -> Iterator[tuple[list[T], int]]:
     """Yield (tile of exactly `size` rows, how many of them are real)."""
@@ -52,6 +61,42 @@ def tiles(rows: Sequence[T], size: int) -> Iterator[tuple[list[T], int]]:
         tile = list(rows[start : start + size])
         real = len(tile)
         yield tile + [tile[0]] * (size - real), real
+
+
+class Tiled:
+    """Something that computes in tiles, and makes do with smaller ones where memory is short.
+
+    Smaller tiles are other shapes, so from there on last bits may differ from those of a device
+    with more memory; it is said once.
+    """
+
+    def __init__(self, sizes: TileSizes) -> None:
+        self.sizes = sizes
+
+    def fitting(self, work: Callable[[], T]) -> T:
+        """Return work(); halve the tiles and begin again each time that memory runs out.
+
+        Raises:
+            ModelError: not even the smallest tiles fit.
+        """
+        while True:
+            try:
+                return work()
+            except torch.OutOfMemoryError as error:
+                if self.sizes == TileSizes(1, 1, 1):
+                    raise ModelError(
+                        "the model and a single image do not fit into the device's memory; "
+                        "take a smaller model, --precision bf16 or another device"
+                    ) from error
+            # Outside the handler, which holds on to the tensors of the failed attempt.
+            self.sizes = self.sizes.halved()
+            self.resized()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            _log.warning("out of memory: going on with %s", self.sizes)
+
+    def resized(self) -> None:
+        """Follow `sizes`; a subclass that keeps buffers makes them anew."""
 
 
 @contextlib.contextmanager
