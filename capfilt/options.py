@@ -142,7 +142,7 @@ def _decoding(base: Nucleus | Beam, options: RoundOptions) -> Nucleus | Beam:
         return _changed(
             beam, num_beams=options.beams, repetition_penalty=options.repetition_penalty
         )
-    if isinstance(base, Beam) and options.beams is None and not any(sampling.values()):
+    if isinstance(base, Beam) and options.beams is None and set(sampling.values()) == {None}:
         return _changed(base, repetition_penalty=options.repetition_penalty)
     nucleus = base if isinstance(base, Nucleus) else Nucleus()
     return _changed(nucleus, **sampling, repetition_penalty=options.repetition_penalty)

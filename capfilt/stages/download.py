@@ -79,6 +79,14 @@ class Download:
     needs = ("url", "image_ref", "source_status", "source_error")
     adds = schema.DOWNLOAD
 
+    def __post_init__(self) -> None:
+        """Check the ranges: with one of these at 0 every row would fail, one by one."""
+        mine = {name: getattr(self, name) for name in ("timeout", "total_timeout", "threads")}
+        size, ratio = self.resize.image_size, self.resize.max_aspect_ratio
+        for name, value in {**mine, "image_size": size, "max_aspect_ratio": ratio}.items():
+            if not value > 0:
+                raise InputError(f"{name} is {value}; it must be above 0")
+
     @contextlib.contextmanager
     def open(self) -> Iterator[Transform]:
         """Install the guarded opener, and yield the transform."""
