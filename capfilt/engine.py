@@ -20,7 +20,7 @@ from capfilt.worker import PassJob, solve_barrier
 # A context manager that shows progress: (label, rows) -> yields a function told of rows done.
 Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 
-_WORKER_OVERHEAD_BYTES: Final = 600_000_000  # Python, torch and one slice of activations
+_WORKER_OVERHEAD_BYTES: Final = 1_500_000_000  # Python, torch, a slice of pictures and states
 _MEMORY_SHARE: Final = 0.7
 _MOST_HOST_WORKERS: Final = 16  # each downloads with dozens of threads
 

@@ -10,6 +10,7 @@ import dataclasses
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -44,11 +45,12 @@ class PassJob:
 
             def opened(planned: Planned) -> Transform:
                 if planned.id not in transforms:
-                    stage: Any = _on_device(planned, device)  # a shard stage, by `passes`
+                    stage: Any = planned.stage  # a shard stage, by `passes`
                     transforms[planned.id] = held.enter_context(stage.open())
                 return transforms[planned.id]
 
-            yield lambda shard: advance_shard(reader, self.stages, shard, opened, advance)
+            stages = tuple(_on_device(planned, device) for planned in self.stages)
+            yield lambda shard: advance_shard(reader, stages, shard, opened, advance)
 
 
 def advance_shard(
@@ -85,7 +87,10 @@ def _computed(
     work = reader.read(shard, _columns_before(missing))
     outputs: dict[str, list[pa.RecordBatch]] = {planned.id: [] for planned in missing}
     seconds = dict.fromkeys(outputs, 0.0)
-    for part in _slices(work, _slice_rows(missing)):
+    parts = list(_slices(work, _slice_rows(missing)))
+    for part, following in zip_longest(parts, parts[1:]):
+        for planned in missing if following is not None else ():
+            _look_ahead(opened(planned), planned, following)
         batch = part
         for planned in missing:
             began = time.perf_counter()
@@ -145,12 +150,20 @@ def _transformed(
     return added
 
 
-def _on_device(planned: Planned, device: str) -> object:
-    """Return the stage, set to a worker's device where it has one to set."""
+def _look_ahead(transform: Transform, planned: Planned, following: pa.RecordBatch) -> None:
+    """Let a transform that can begin with the next slice, such as decoding its images."""
+    ahead = getattr(transform, "ahead", None)
+    if ahead is not None:
+        here = [name for name in planned.stage.needs if name in following.schema.names]
+        ahead(following.select(here))
+
+
+def _on_device(planned: Planned, device: str) -> Planned:
+    """Return a stage set to a worker's device where it has one to set; its identity stays."""
     stage: Any = planned.stage  # dataclasses.replace takes any dataclass
     if any(field.name == "device" for field in dataclasses.fields(stage)):
-        return dataclasses.replace(stage, device=device)
-    return planned.stage
+        return dataclasses.replace(planned, stage=dataclasses.replace(stage, device=device))
+    return planned
 
 
 def _columns_before(stages: tuple[Planned, ...]) -> list[str]:

@@ -1,6 +1,7 @@
 """The caption stage: K synthetic texts for every image."""
 
 import contextlib
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -13,7 +14,7 @@ from capfilt.fingerprint import NOT_IDENTITY
 from capfilt.models.protocols import Captioner
 from capfilt.models.recipe import Beam, Lengths, ModelRef, Nucleus, Precision
 from capfilt.stage import Resource, Transform
-from capfilt.stages.decoded import decode_rows
+from capfilt.stages.decoded import ImageTransform, decode_rows, rows_for, threads_for
 
 DEFAULT_PROMPT = "a picture of "
 
@@ -37,7 +38,6 @@ class Caption:
     name = "caption"
     version = 2
     resource: ClassVar[Resource] = "model"
-    rows_per_call = 64
     needs = ("key", "image")
     adds = schema.CAPTION
 
@@ -50,6 +50,11 @@ class Caption:
                 f"{self.num_captions} captions need as many beams; num_beams is "
                 f"{self.decoding.num_beams}"
             )
+
+    @property
+    def rows_per_call(self) -> int:
+        """Rows wanted at a time."""
+        return rows_for(self.device)
 
     @contextlib.contextmanager
     def open(self) -> Iterator[Transform]:
@@ -66,7 +71,8 @@ class Caption:
             device=self.device,
             precision=self.precision,
         )
-        yield lambda batch: caption_batch(captioner, batch)
+        run = functools.partial(caption_batch, captioner)
+        yield ImageTransform(run, captioner.side, threads_for(self.device))
 
 
 def caption_batch(captioner: Captioner, batch: pa.RecordBatch) -> pa.RecordBatch:

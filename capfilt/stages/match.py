@@ -7,7 +7,7 @@ in one pass they share one matcher, which encodes each image once.
 import contextlib
 import functools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
@@ -18,7 +18,7 @@ from capfilt.fingerprint import NOT_IDENTITY
 from capfilt.models.protocols import Matcher
 from capfilt.models.recipe import ModelRef, Precision
 from capfilt.stage import Resource, Transform
-from capfilt.stages.decoded import decode_rows
+from capfilt.stages.decoded import ImageTransform, decode_rows, rows_for, threads_for
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,17 @@ class _Match:
 
     version = 2
     resource: ClassVar[Resource] = "model"
-    rows_per_call = 64
+
+    @property
+    def rows_per_call(self) -> int:
+        """Rows wanted at a time."""
+        return rows_for(self.device)
+
+    def transform(self, run: Callable[[Matcher, pa.RecordBatch], pa.RecordBatch]) -> ImageTransform:
+        """Load the matcher; returns `run` with it."""
+        matcher = self.matcher()
+        own = functools.partial(run, matcher)
+        return ImageTransform(own, matcher.side, threads_for(self.device))
 
     def matcher(self) -> Matcher:
         """Return the matcher of this recipe: one a process."""
@@ -50,8 +60,7 @@ class MatchWeb(_Match):
     @contextlib.contextmanager
     def open(self) -> Iterator[Transform]:
         """Load the matcher, and yield the transform."""
-        matcher = self.matcher()
-        yield lambda batch: match_web_batch(matcher, batch)
+        yield self.transform(match_web_batch)
 
 
 @dataclass(frozen=True)
@@ -65,8 +74,7 @@ class MatchCaptions(_Match):
     @contextlib.contextmanager
     def open(self) -> Iterator[Transform]:
         """Load the matcher, and yield the transform."""
-        matcher = self.matcher()
-        yield lambda batch: match_captions_batch(matcher, batch)
+        yield self.transform(match_captions_batch)
 
 
 def match_web_batch(matcher: Matcher, batch: pa.RecordBatch) -> pa.RecordBatch:
