@@ -1,5 +1,6 @@
 """Reading a whole run again: which files are torn, altered, missing or foreign."""
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -41,7 +42,7 @@ def verify_ledger(
             elif stage_id == source.STAGE or _needed(ledger, plan, stage_id, shard):
                 path = str(ledger.path(stage_id, shard))
                 problems.append(Problem("missing", path, "later stages were computed from it"))
-    return problems + _strays(ledger)
+    return problems + _strays(ledger, set(plan.shards))
 
 
 def _check(ledger: Ledger, stage_id: str, shard: str, expected: object) -> list[Problem]:
@@ -61,7 +62,7 @@ def _needed(ledger: Ledger, plan: Plan, stage_id: str, shard: str) -> bool:
     return any(stage_id in p.upstream and ledger.has(p.id, shard) for p in plan.planned)
 
 
-def _strays(ledger: Ledger) -> list[Problem]:
+def _strays(ledger: Ledger, checked: set[str]) -> list[Problem]:
     """Return files in the stage folders that no stage writes, and what dead processes left."""
     problems = [
         Problem("unfinished", str(path), "a process died while writing it; `capfilt gc` removes it")
@@ -69,6 +70,9 @@ def _strays(ledger: Ledger) -> list[Problem]:
     ]
     for stage_id in ledger.stages():
         for path in sorted(ledger.folder(stage_id).iterdir()):
-            if path.suffix != SUFFIX or not path.is_file():
-                problems.append(Problem("foreign", str(path), "capfilt did not write it"))
+            with contextlib.suppress(DamageError):
+                named = path.suffix == SUFFIX and path.is_file()
+                if named and (path.stem in checked or ledger.receipt(stage_id, path.stem)):
+                    continue
+            problems.append(Problem("foreign", str(path), "capfilt did not write it"))
     return problems
