@@ -288,8 +288,13 @@ def _advance(
     say: Say,
 ) -> RunResult:
     plan_ = plan_round(recipe, manifest, ledger)
-    engine.check_models(plan_, ledger)
-    if not engine.advance(plan_, ledger, _resources(recipe, work), progress):
+    resources = _resources(recipe, work)
+    if engine.check_models(plan_, ledger):
+        models = (recipe.caption.model, recipe.matching.model)
+        precisions = (recipe.caption.precision, recipe.matching.precision)
+        if hint := engine.precision_hint(models, precisions, resources.devices):
+            say(hint)
+    if not engine.advance(plan_, ledger, resources, progress):
         return RunResult(str(ledger.root), None)
     done = finish(RunReader(ledger, plan_), recipe, manifest, None, progress, say)
     return RunResult(str(ledger.root), done)

@@ -12,7 +12,7 @@ from capfilt.checkpoints import weight_bytes
 from capfilt.errors import InputError
 from capfilt.executors import Executor, Processes, Serial, rank_slice
 from capfilt.ledger import Ledger
-from capfilt.models.recipe import ModelRef
+from capfilt.models.recipe import ModelRef, Precision
 from capfilt.plan import Plan, Planned, RunReader, is_barrier
 from capfilt.source import rows_of
 from capfilt.worker import PassJob, solve_barrier
@@ -21,6 +21,7 @@ from capfilt.worker import PassJob, solve_barrier
 Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 
 _WORKER_OVERHEAD_BYTES: Final = 1_500_000_000  # Python, torch, a slice of pictures and states
+_LARGE_MODEL_BYTES: Final = 200_000_000
 _MEMORY_SHARE: Final = 0.7
 _MOST_HOST_WORKERS: Final = 16  # each downloads with dozens of threads
 
@@ -66,18 +67,43 @@ def advance(plan: Plan, ledger: Ledger, resources: Resources, progress: Progress
     return True
 
 
-def check_models(plan: Plan, ledger: Ledger) -> None:
+def check_models(plan: Plan, ledger: Ledger) -> bool:
     """Load each model that has work to do, once, before the download and not after it.
+
+    Returns whether there is any.
 
     Raises:
         ModelError: a checkpoint is incomplete or of the wrong kind.
     """
+    found = False
     for planned in plan.planned:
         stage = planned.stage
         if is_barrier(stage) or stage.resource != "model" or not plan.missing(ledger, planned):
             continue
         with stage.open():
-            pass
+            found = True
+    return found
+
+
+def precision_hint(
+    models: Sequence[ModelRef], precisions: Sequence[Precision], devices: Sequence[str]
+) -> str | None:
+    """Return what to tell somebody who runs large models at fp32 where bf16 is much faster.
+
+    It is never chosen for them: it changes last bits, and with them the identity of every caption
+    and score, so that machines of one run that differ would each compute their own.
+    """
+    if "fp32" not in precisions or max(map(weight_bytes, models)) < _LARGE_MODEL_BYTES:
+        return None
+    if devices[0] == "cpu":
+        from capfilt.models.dense import fast_bf16_cpu
+
+        if not fast_bf16_cpu():
+            return None
+    return (
+        "hint: this machine multiplies bf16 matrices itself; --precision bf16 makes captioning and "
+        "matching several times faster (it is part of the run's identity: decide before you begin)"
+    )
 
 
 def run_pass(
