@@ -20,6 +20,7 @@ from capfilt.errors import CapfiltError, PlanError
 from capfilt.executors import Advance
 from capfilt.ledger import Ledger, Receipt
 from capfilt.plan import Plan, Planned, RunReader, is_barrier
+from capfilt.source import rows_of
 from capfilt.stage import Transform
 
 
@@ -116,6 +117,7 @@ def solve_barrier(reader: RunReader, planned: Planned, advance: Advance) -> None
     began = time.perf_counter()
     tables = (reader.read(shard, stage.needs) for shard in reader.shards)
     for shard, added in zip(reader.shards, stage.solve(tables), strict=True):
+        _check_aligned(planned, added, rows_of([shard], reader.ledger), shard)
         table = pa.Table.from_batches([added], stage.adds)
         commit(reader.ledger, planned, shard, table, time.perf_counter() - began)
         began = time.perf_counter()
@@ -142,12 +144,16 @@ def _transformed(
             f"stage {planned.id} failed on shard {shard}: {type(error).__name__}: {error}. "
             "Nothing of this shard was written; other shards are kept"
         ) from error
-    if added.num_rows != batch.num_rows or added.schema != stage.adds:
+    _check_aligned(planned, added, batch.num_rows, shard)
+    return added
+
+
+def _check_aligned(planned: Planned, added: pa.RecordBatch, rows: int, shard: str) -> None:
+    if added.num_rows != rows or added.schema != planned.stage.adds:
         raise PlanError(
             f"stage {planned.id} returned {added.num_rows} rows of {added.schema.names} for "
-            f"{batch.num_rows} rows; it must add {stage.adds.names} to each row"
+            f"{rows} rows of shard {shard}; it must add {planned.stage.adds.names} to each row"
         )
-    return added
 
 
 def _look_ahead(transform: Transform, planned: Planned, following: pa.RecordBatch) -> None:
