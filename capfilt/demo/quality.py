@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image
 from tqdm import tqdm
 
@@ -25,6 +24,7 @@ from capfilt.demo.pictures import image_bytes
 from capfilt.demo.render import to_jpeg
 from capfilt.demo.scenes import Scene, sample_scene
 from capfilt.demo.web import web_row
+from capfilt.evaluate.judging import roc_auc
 from capfilt.texts import normalise_for_filter
 
 MODELS: Final = Path(__file__).parent / "models"
@@ -95,20 +95,6 @@ def measure(models: Path, scenes: int = 2000, seed: int = HELD_OUT) -> Quality:
             ):
                 judged.append((score, true, kind))
     return _summed(scenes, seed, greedy, sampled, judged)
-
-
-def roc_auc(scores: npt.NDArray[np.float64], labels: npt.NDArray[np.bool_]) -> float:
-    """Return the chance that a true pair scores above a false one; a tie counts as half.
-
-    NaN where one of the two classes is empty. (Mann-Whitney's U, divided by the pairs.)
-    """
-    positives, negatives = int(labels.sum()), int((~labels).sum())
-    if not positives or not negatives:
-        return float("nan")
-    _, inverse, counts = np.unique(scores, return_inverse=True, return_counts=True)
-    mean_ranks = np.cumsum(counts) - (counts - 1) / 2  # ranks from 1; equals share their mean
-    above = mean_ranks[inverse][labels].sum() - positives * (positives + 1) / 2
-    return float(above / (positives * negatives))
 
 
 def _summed(
