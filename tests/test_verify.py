@@ -1,4 +1,3 @@
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -209,10 +208,3 @@ def test_what_a_dead_process_left_is_found_and_what_a_living_one_writes_is_not(r
     with run.ledger.publisher.scratch_dir() as mine:
         (left,) = (path for path in mine.parent.iterdir() if path != mine)
         assert run.problems() == [("unfinished", str(left))]
-
-
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read any file")
-def test_a_file_that_may_not_be_read_is_told(run: Run) -> None:
-    path = run.ledger.path(run.first, SHARDS[0])
-    path.chmod(0)
-    assert run.problems() == [("damaged", str(path))]
