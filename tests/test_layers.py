@@ -17,7 +17,7 @@ LAYERS = (
     "ledger source inputs checkpoints models",
     "stages",
     "plan executors worker engine round configs options retry status verify garbage cost finish "
-    "export report train",
+    "export report evaluate train",
     "commands cli __main__",
 )
 LEVELS = {name: level for level, names in enumerate(LAYERS) for name in names.split()}
