@@ -1,5 +1,6 @@
 # make bootstrap   set up, run one whole round on the simulated web (opens nothing, needs no hub)
 # make test        set up, check style and types, run all tests
+# make chaos      60 kills of runs over the simulated web, each resumed and compared
 # make bench-models  captions and scores a second against transformers and data-juicer
 # make models      train the embedded models again (see README for how long it takes)
 
@@ -9,13 +10,14 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 RUN ?= runs/bootstrap
 ROWS ?= 1000
+KILLS ?= 60
 TESTS ?= tests
 TEST_WORKERS ?= 2
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
 TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 
-.PHONY: bootstrap test lint bench-models models clean
+.PHONY: bootstrap test lint chaos bench-models models clean
 
 bootstrap: $(STAMP)
 	$(BIN)/python -m capfilt.demo.bootstrap --rows $(ROWS) --run $(RUN)
@@ -27,6 +29,9 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy capfilt pipelines examples tests
+
+chaos: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.chaos --kills $(KILLS)
 
 # JUICER=path/to/python of an environment with py-data-juicer 1.6.1 puts it into the table.
 bench-models: $(STAMP)

@@ -103,8 +103,8 @@ def run(
     total_timeout: Annotated[float | None, _opt("Seconds for a whole request: 60", _FETCH)] = None,
     threads: Annotated[int | None, _opt("Requests at a time and worker: 32", _FETCH)] = None,
     dedup: Annotated[DedupMethod | None, _opt("How near-duplicates are found", _POLICY)] = None,
-    dedup_radius: Annotated[int | None, _opt("phash: Hamming distance", _POLICY)] = None,
-    dedup_similarity: Annotated[float | None, _opt("embedding: cosine", _POLICY)] = None,
+    dedup_radius: Annotated[int | None, _opt("phash, both: bits that may differ", _POLICY)] = None,
+    dedup_similarity: Annotated[float | None, _opt("embedding, both: cosine", _POLICY)] = None,
     threshold: Annotated[
         float | None, _opt("Keep a text from this ITM score: 0.5", _POLICY)
     ] = None,

@@ -16,7 +16,7 @@ from capfilt.stages.dedup import Dedup
 from capfilt.stages.download import Download
 
 T = TypeVar("T")
-DedupMethod = Literal["none", "sha256", "phash", "embedding"]
+DedupMethod = Literal["none", "sha256", "phash", "embedding", "both"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +176,10 @@ def _fetch(base: Round, options: RoundOptions) -> Download:
 
 def _dedup(base: Dedup | None, options: RoundOptions) -> Dedup | None:
     if options.dedup == "none":
+        if options.dedup_radius is not None or options.dedup_similarity is not None:
+            raise InputError(
+                "--dedup none finds no duplicates; leave its radius and similarity out"
+            )
         return None
     given: Mapping[str, object] = {
         "method": options.dedup,

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from capfilt.configs import from_plain, to_plain
-from capfilt.errors import InputError
+from capfilt.errors import DamageError, InputError
 from capfilt.export import ExportConfig
 from capfilt.fingerprint import fingerprint
 from capfilt.ledger import Ledger
@@ -63,7 +63,7 @@ class Round:
     def stages(self) -> list[Stage | BarrierStage]:
         """Return the stages in order."""
         stages: list[Stage | BarrierStage] = [self.fetch]
-        if self.dedup is not None and self.dedup.method == "phash":
+        if self.dedup is not None and self.dedup.hashes:
             stages.append(Phash())
         how = self.matching
         stages.append(self.caption)
@@ -126,6 +126,15 @@ def latest_round(ledger: Ledger) -> tuple[RecordedRound, SourceManifest]:
 
 
 def _load_record(file: Path) -> RecordedRound:
-    plain = json.loads(file.read_text(encoding="utf-8"))
-    number = int(file.name.partition("-")[0])
-    return RecordedRound(number, from_plain(Round, plain["round"]), plain["input"])
+    """Read a record.
+
+    Raises:
+        DamageError: it is no record of a round that this version knows.
+    """
+    try:
+        plain = json.loads(file.read_text(encoding="utf-8"))
+        number = int(file.name.partition("-")[0])
+        return RecordedRound(number, from_plain(Round, plain["round"]), plain["input"])
+    except (ValueError, KeyError, TypeError, InputError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise DamageError(f"{file} is no record of a round ({reason}); remove it") from error

@@ -50,7 +50,7 @@ rounds = st.builds(
         disallowed_header_directives=st.lists(texts, max_size=3).map(tuple),
         timeout=shares,
     ),
-    dedup=st.one_of(st.none(), st.builds(Dedup, st.sampled_from(["phash", "embedding"]))),
+    dedup=st.one_of(st.none(), st.builds(Dedup, st.sampled_from(["phash", "embedding", "both"]))),
     select=st.builds(Select, threshold=shares),
     export=st.builds(ExportConfig, target_bytes=st.integers(1)),
     shard_rows=st.integers(1, 2000),

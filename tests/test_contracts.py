@@ -48,7 +48,7 @@ ALL = pa.schema(
     ]
 )
 WEB = SimulatedWeb(seed=5, noise=Noise().scaled(0.0))
-METHODS: tuple[Method, ...] = ("sha256", "phash", "embedding")
+METHODS: tuple[Method, ...] = ("sha256", "phash", "embedding", "both")
 KINDS = ("web", "local", "phash", "caption", "beams", "match_web", "match_captions", "select")
 
 

@@ -80,12 +80,12 @@ def test_models_make_one_pass_and_a_barrier_stands_alone() -> None:
     plan = compile_plan(ROUND.stages(), SHARDS)
     names = [[p.stage.name for p in group] for group in plan.passes()]
     assert names == [
-        ["download"],
+        ["download", "phash"],
         ["caption", "match_web", "match_captions"],
         ["dedup"],
         ["select"],
     ]
     assert [is_barrier(group[0].stage) for group in plan.passes()] == [False, False, True, False]
-    hashed = dataclasses.replace(ROUND, dedup=Dedup("phash"))
-    first = compile_plan(hashed.stages(), SHARDS).passes()[0]
-    assert [p.stage.name for p in first] == ["download", "phash"]
+    unhashed = dataclasses.replace(ROUND, dedup=Dedup("embedding"))
+    first = compile_plan(unhashed.stages(), SHARDS).passes()[0]
+    assert [p.stage.name for p in first] == ["download"]

@@ -35,6 +35,11 @@ _METHODS: Final = (
     Dedup("sha256"),
     *(Dedup("phash", radius=radius) for radius in (0, 1, 3, 6)),
     *(Dedup("embedding", similarity=cosine) for cosine in (0.97, 0.98, 0.99, 0.995, 0.998)),
+    *(
+        Dedup("both", radius=radius, similarity=cosine)
+        for radius in (6, 8, 10)
+        for cosine in (0.97, 0.98, 0.99)
+    ),
 )
 
 
@@ -53,7 +58,7 @@ class Found:
 
     def line(self) -> str:
         """Return a line of the table."""
-        return f"{self.method:<18}{self.dropped:>9}{self.precision:>11.3f}{self.recall:>9.3f}"
+        return f"{self.method:<22}{self.dropped:>9}{self.precision:>11.3f}{self.recall:>9.3f}"
 
 
 def measure(models: Path, rows: int, seed: int) -> list[Found]:
@@ -107,6 +112,7 @@ def _judged(method: Dedup, table: pa.Table, scenes: list[int]) -> Found:
         "sha256": "sha256",
         "phash": f"phash, {method.radius} bits",
         "embedding": f"embedding, {method.similarity}",
+        "both": f"both, {method.radius} bits, {method.similarity}",
     }[method.method]
     return Found(name, len(dropped), right / max(1, len(dropped)), right / max(1, copies))
 
@@ -119,7 +125,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--rows", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=900_001)
     given = parser.parse_args(arguments)
-    print(f"{'method':<18}{'dropped':>9}{'precision':>11}{'recall':>9}")
+    print(f"{'method':<22}{'dropped':>9}{'precision':>11}{'recall':>9}")
     for found in measure(given.models, given.rows, given.seed):
         print(found.line())
 

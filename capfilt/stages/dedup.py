@@ -20,12 +20,19 @@ from capfilt.stages.neighbours import (
     Pairs,
     first_of_each,
     greedy_winners,
+    hamming,
     within_cosine,
     within_hamming,
 )
 
-Method = Literal["sha256", "phash", "embedding"]
+Method = Literal["sha256", "phash", "embedding", "both"]
 _KEY_BYTES: Final = 16
+_EXTRA: Final[dict[Method, tuple[str, ...]]] = {
+    "sha256": (),
+    "phash": ("phash",),
+    "embedding": ("image_embedding",),
+    "both": ("phash", "image_embedding"),
+}
 
 
 @dataclass(frozen=True)
@@ -33,16 +40,18 @@ class Dedup:
     """Find near-duplicate images; identical bytes are duplicates by every method.
 
     `sha256`: nothing else. `phash`: at most `radius` of 64 bits differ. `embedding`: the matcher's
-    image embeddings have a cosine of at least `similarity`. All are exact searches: time grows
-    with the square of the rows, memory by about 100 bytes a row (and 4 bytes a dimension).
+    image embeddings have a cosine of at least `similarity`. `both`: both; an embedding alone takes
+    two pictures of one thing for copies, and a hash alone two pictures of one outline. All are
+    exact searches: time grows with the square of the rows, memory by about 100 bytes a row (and 4
+    bytes a dimension).
     """
 
-    method: Method = "embedding"
-    radius: int = 3
-    similarity: float = 0.99
+    method: Method = "both"
+    radius: int = 8
+    similarity: float = 0.98
 
     name = "dedup"
-    version = 1
+    version = 2
     adds = schema.DEDUP
 
     def __post_init__(self) -> None:
@@ -55,8 +64,12 @@ class Dedup:
     @property
     def needs(self) -> tuple[str, ...]:
         """Columns that it reads: narrow ones, whatever the method."""
-        extra = {"sha256": (), "phash": ("phash",), "embedding": ("image_embedding",)}
-        return ("key", "sha256", "itm_score", "caption_itm_scores", *extra[self.method])
+        return ("key", "sha256", "itm_score", "caption_itm_scores", *_EXTRA[self.method])
+
+    @property
+    def hashes(self) -> bool:
+        """Whether it needs the perceptual hash."""
+        return "phash" in self.needs
 
     def solve(self, shards: Iterable[pa.Table]) -> Iterator[pa.RecordBatch]:
         """Return each row's `dup_of`; see `stage.BarrierStage`."""
@@ -96,10 +109,18 @@ class Dedup:
         """Return pairs of near rows of different bytes."""
         if self.method == "sha256":
             return iter(())
-        values = np.concatenate([part.values for part in parts if len(part.values)])[rows]
+        codes = np.concatenate([part.codes for part in parts])
         if self.method == "phash":
-            return within_hamming(values.ravel(), self.radius)
-        return within_cosine(values, self.similarity)
+            return within_hamming(codes[rows], self.radius)
+        vectors = np.concatenate([part.vectors for part in parts if len(part.vectors)])[rows]
+        near = within_cosine(vectors, self.similarity)
+        return near if self.method == "embedding" else self._alike(near, codes[rows])
+
+    def _alike(self, pairs: Iterator[Pairs], codes: npt.NDArray[np.uint64]) -> Iterator[Pairs]:
+        """Keep of these pairs those whose hashes are within the radius."""
+        for better, worse in pairs:
+            near = hamming(codes[better], codes[worse]) <= self.radius
+            yield better[near], worse[near]
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,12 +132,14 @@ class _Part:
     keys: npt.NDArray[np.bytes_]
     sha256: npt.NDArray[np.bytes_]
     scores: npt.NDArray[np.float64]
-    values: npt.NDArray[np.float32] | npt.NDArray[np.uint64]
+    codes: npt.NDArray[np.uint64]  # perceptual hashes, none where the method has no use for them
+    vectors: npt.NDArray[np.float32]  # embeddings (rows, D), none where it has no use for them
 
 
 def _gathered(table: pa.Table, method: Method) -> _Part:
-    value = {"sha256": "sha256", "phash": "phash", "embedding": "image_embedding"}[method]
-    there = pc.and_(pc.is_valid(table["sha256"]), pc.is_valid(table[value]))
+    there = pc.is_valid(table["sha256"])
+    for column in _EXTRA[method]:
+        there = pc.and_(there, pc.is_valid(table[column]))
     places = np.flatnonzero(there.to_numpy())
     rows = table.filter(there)
     return _Part(
@@ -125,20 +148,16 @@ def _gathered(table: pa.Table, method: Method) -> _Part:
         keys=_unhexed(rows["key"], "S16"),
         sha256=_unhexed(rows["sha256"], "S32"),
         scores=_best_scores(rows),
-        values=_values(rows[value], method),
+        codes=rows["phash"].to_numpy() if "phash" in _EXTRA[method] else np.zeros(0, np.uint64),
+        vectors=_vectors(rows, method),
     )
 
 
-def _values(
-    column: pa.ChunkedArray, method: Method
-) -> npt.NDArray[np.float32] | npt.NDArray[np.uint64]:
-    if method == "phash":
-        hashes: npt.NDArray[np.uint64] = column.to_numpy()
-        return hashes
-    if method == "sha256" or not len(column):
-        return np.zeros(0, np.float32)
-    flat: npt.NDArray[np.float32] = pc.list_flatten(column).to_numpy()
-    return flat.reshape(len(column), -1)
+def _vectors(rows: pa.Table, method: Method) -> npt.NDArray[np.float32]:
+    if "image_embedding" not in _EXTRA[method] or not rows.num_rows:
+        return np.zeros((0, 1), np.float32)
+    flat: npt.NDArray[np.float32] = pc.list_flatten(rows["image_embedding"]).to_numpy()
+    return flat.reshape(rows.num_rows, -1)
 
 
 def _best_scores(rows: pa.Table) -> npt.NDArray[np.float64]:

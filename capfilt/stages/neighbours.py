@@ -44,6 +44,13 @@ def greedy_winners(count: int, pairs: list[Pairs]) -> dict[int, int]:
     return winners
 
 
+def hamming(codes: npt.NDArray[np.uint64], others: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
+    """Return in how many of 64 bits each code differs from its other."""
+    differing = (codes ^ others).view(np.uint8).reshape(-1, 8)
+    count: npt.NDArray[np.int64] = np.unpackbits(differing, axis=1).sum(axis=1, dtype=np.int64)
+    return count
+
+
 def within_hamming(codes: npt.NDArray[np.uint64], radius: int) -> Iterator[Pairs]:
     """Pair rows whose 64-bit codes differ in at most `radius` bits."""
     import faiss

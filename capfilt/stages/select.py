@@ -31,7 +31,6 @@ REASONS: Final = (
     "kept_both",
 )
 _PLACES: Final = {reason: place for place, reason in enumerate(REASONS)}
-_DICTIONARY: Final = pa.array(REASONS, pa.string())
 
 
 @dataclass(frozen=True)
@@ -80,7 +79,9 @@ class Select:
             [
                 pa.array(web),
                 pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(synthetic)),
-                pa.DictionaryArray.from_arrays(pa.array(reasons, pa.int8()), _DICTIONARY),
+                pa.DictionaryArray.from_arrays(
+                    pa.array(reasons, pa.int8()), pa.array(REASONS, pa.string())
+                ),
             ],
             schema=schema.SELECT,
         )
