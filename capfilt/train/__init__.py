@@ -1,0 +1,1 @@
+"""Training MED, captioners and filters on exported shards."""
