@@ -28,7 +28,7 @@ app = typer.Typer(
 
 
 Format = Literal["auto", "csv", "tsv", "jsonl", "parquet", "img2dataset", "webdataset", "images"]
-DedupMethod = Literal["none", "sha256", "phash", "embedding"]
+DedupMethod = Literal["none", "sha256", "phash", "embedding", "both"]
 ResizeMode = Literal["no", "keep_ratio", "center_crop", "border", "keep_ratio_largest"]
 ItmToken = Literal["enc", "cls"]
 Precision = Literal["fp32", "bf16"]
@@ -204,6 +204,37 @@ def verify(run_dir: RunDir, as_json: AsJson = False, quiet: Quiet = False) -> No
         _show(found, as_json)
         if found.problems:
             raise typer.Exit(3)
+
+
+@app.command()
+def evaluate(
+    data: Annotated[
+        str, typer.Argument(help="Parquet with image and text: a file, folder or glob")
+    ],
+    captioner: Annotated[str | None, _opt("Judge its captions: CIDEr, BLEU", _MODEL)] = None,
+    matcher: Annotated[str | None, _opt("Judge its retrieval, and as a filter", _MODEL)] = None,
+    truth_col: Annotated[
+        str | None, _opt("Column that says whether a text is true: ROC-AUC", _IN)
+    ] = None,
+    limit: Annotated[int | None, _opt("At most so many images", _IN)] = None,
+    top: Annotated[int, _opt("Candidates that ITM re-ranks", _MODEL)] = 128,
+    threshold: Annotated[float, _opt("Of the filter", _POLICY)] = 0.5,
+    precision: Annotated[Precision, _opt("fp32 or bf16", _MODEL)] = "fp32",
+    device: Annotated[str, _opt("auto, cpu, cuda or cuda:1", _WORK)] = "auto",
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Judge models: retrieval TR@k and IR@k, captions by CIDEr and BLEU, a filter by ROC-AUC."""
+    from capfilt import commands
+
+    with _errors():
+        found = commands.evaluate(
+            data,
+            commands.Judged(captioner, matcher, truth_col, limit),
+            commands.Judging(top, threshold, precision, device),
+            _progress(quiet),
+        )
+        _show(found, as_json)
 
 
 @app.command()

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from capfilt import engine
 from capfilt import retry as retries
@@ -14,6 +14,7 @@ from capfilt.finish import Finished, finish
 from capfilt.garbage import Garbage, find_garbage, remove
 from capfilt.inputs import InputSpec, open_input
 from capfilt.ledger import Ledger
+from capfilt.models.recipe import Precision
 from capfilt.options import RoundOptions, build_round, warnings_of
 from capfilt.plan import Plan, RunReader
 from capfilt.report.funnel import Funnel, count_funnel
@@ -21,6 +22,9 @@ from capfilt.round import Round, latest_round, plan_round, record_round, recorde
 from capfilt.source import SourceManifest, cut, load_manifest, peek, rows_of
 from capfilt.status import StageStatus, plain_status, stage_status
 from capfilt.verify import Problem, verify_ledger
+
+if TYPE_CHECKING:
+    from capfilt.evaluate.models import Evaluation
 
 Say = Callable[[str], None]
 
@@ -277,6 +281,44 @@ def plan(spec: InputSpec, options: RoundOptions, out: Path) -> PlanResult:
     planned = plan_round(recipe, manifest, ledger)
     lines = [estimate(ledger, planned, entry) for entry in planned.planned]
     return PlanResult(data.describe(), manifest.rows, lines)
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """What is evaluated: models, and which of the data they are judged by."""
+
+    captioner: str | None
+    matcher: str | None
+    truth_col: str | None
+    limit: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Judging:
+    """How it is evaluated."""
+
+    top: int
+    threshold: float
+    precision: Precision
+    device: str
+
+
+def evaluate(data: str, what: Judged, how: Judging, progress: Progress) -> "Evaluation":
+    """Judge models on image-text pairs."""
+    from capfilt.evaluate.models import Settings
+    from capfilt.evaluate.models import evaluate as evaluated
+    from capfilt.evaluate.pairs import load_pairs
+
+    pairs = load_pairs(data, what.truth_col, what.limit)
+    models = [name for name in (what.captioner, what.matcher) if name is not None]
+    settings = Settings(
+        top=how.top,
+        threshold=how.threshold,
+        precision=how.precision,
+        device=engine.choose_devices(how.device)[0],
+    )
+    with progress("evaluate", len(pairs.images) * len(models)) as told:
+        return evaluated(pairs, what.captioner, what.matcher, settings, told)
 
 
 def _advance(

@@ -200,6 +200,18 @@ class BlipMatcher(Tiled):
             features = self.fitting(lambda: self._embedded(images)).cpu().numpy()
         return features
 
+    def embed_texts(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+        """Return ITC text embeddings (T, D), L2-normalised; zeros where a text is empty."""
+        with fixed_compute():
+            return self.fitting(lambda: self._texts_embedded(texts))
+
+    def _texts_embedded(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+        out = np.zeros((len(texts), self._width), np.float32)
+        for bucket in self._buckets([[text] for text in texts]):
+            features = self._text_features(bucket.ids)[: bucket.real].float().cpu().numpy()
+            out[[place for place, _ in bucket.places[: bucket.real]]] = features
+        return out
+
     def _matched(
         self, images: Sequence[Pixels], texts: Sequence[Sequence[str]]
     ) -> tuple[list[list[float]], list[list[float]]]:
@@ -298,14 +310,16 @@ class BlipMatcher(Tiled):
 
     def _itc(self, ids: torch.Tensor, image: torch.Tensor) -> list[float]:
         """Return the cosine of each text (tile, length) with its image's class state (tile, D)."""
+        products = self._text_features(ids) * self._image_features(image)
+        cosines: list[float] = products.float().sum(-1).tolist()
+        return cosines
+
+    def _text_features(self, ids: torch.Tensor) -> torch.Tensor:
+        """Return embeddings (tile, D) of texts alone, [CLS] at position 0."""
         x, mask = self._text.begin(ids), self._mask(ids)
         for number in range(len(self._text.layers)):
             x = self._text.bidirectional(number, x, mask, None)
-        text_features = normalize(self._text_proj(x[:, 0]), dim=-1)
-        cosines: list[float] = (
-            (text_features * self._image_features(image)).float().sum(-1).tolist()
-        )
-        return cosines
+        return normalize(self._text_proj(x[:, 0]), dim=-1)
 
     def _mask(self, ids: torch.Tensor) -> torch.Tensor:
         return (ids != self._pad)[:, None, None]

@@ -1,0 +1,190 @@
+"""Evaluating a captioner and a matcher on pairs."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from capfilt.checkpoints import resolve_model
+from capfilt.errors import InputError
+from capfilt.evaluate.captions import CaptionScores, caption_scores
+from capfilt.evaluate.judging import Judgement, judge
+from capfilt.evaluate.pairs import Pairs
+from capfilt.evaluate.retrieval import Floats, Recalls, recalls, reranked
+from capfilt.images import UndecodableImage, load_rgb
+from capfilt.models.protocols import Pixels
+from capfilt.models.recipe import Beam, Lengths, Precision
+
+if TYPE_CHECKING:
+    from capfilt.models.blip import BlipMatcher
+
+_SLICE: Final = 64
+Told = Callable[[int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """What was found; None where the model or the truth for it was not given."""
+
+    images: int
+    texts: int
+    retrieval_itc: Recalls | None = None
+    retrieval_itm: Recalls | None = None
+    captions: CaptionScores | None = None
+    filter: Judgement | None = None
+    written: list[str] = field(default_factory=list, repr=False)
+
+    def plain(self) -> dict[str, object]:
+        """Return the figures for machines."""
+        parts = {
+            "retrieval_itc": self.retrieval_itc,
+            "retrieval_itm": self.retrieval_itm,
+            "captions": self.captions,
+            "filter": self.filter,
+        }
+        told = {name: part.plain() for name, part in parts.items() if part is not None}
+        return {"images": self.images, "texts": self.texts, **told}
+
+    def text(self) -> str:
+        """Return the figures for people; shares in per cent."""
+        lines = [f"{self.images:,} images, {self.texts:,} texts"]
+        for name, found in (("ITC", self.retrieval_itc), ("ITM", self.retrieval_itm)):
+            if found is not None:
+                shares = "  ".join(f"{k} {100 * v:5.1f}" for k, v in found.plain().items())
+                lines.append(f"retrieval by {name}: {shares}")
+        if self.captions is not None:
+            bleu = "  ".join(
+                f"BLEU@{n + 1} {100 * b:5.1f}" for n, b in enumerate(self.captions.bleu)
+            )
+            lines.append(f"captions: CIDEr {100 * self.captions.cider:6.1f}  {bleu}")
+        if self.filter is not None:
+            f = self.filter
+            lines.append(
+                f"filter: ROC-AUC {f.auc:.3f}  precision {f.precision:.3f}  recall {f.recall:.3f}  "
+                f"noise {100 * f.noise_before:.1f} % before, {100 * f.noise_after:.1f} % after"
+            )
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How to evaluate. Captions by beam search of `num_beams`, as BLIP does (section 5.2)."""
+
+    top: int = 128  # candidates that the ITM head re-ranks (section 5.1)
+    threshold: float = 0.5
+    num_beams: int = 3
+    prompt: str = "a picture of "
+    lengths: Lengths = Lengths()
+    precision: Precision = "fp32"
+    device: str = "cpu"
+
+
+def evaluate(
+    pairs: Pairs, captioner: str | None, matcher: str | None, how: Settings, told: Told
+) -> Evaluation:
+    """Evaluate the models that are given; `told` hears of images done.
+
+    Raises:
+        InputError: no model is given, or an image cannot be decoded.
+    """
+    if captioner is None and matcher is None:
+        raise InputError("nothing to evaluate: give --captioner, --matcher or both")
+    written = _written(captioner, pairs, how, told) if captioner else []
+    references = pairs.true()
+    scores = None
+    if captioner is not None:
+        if len(references.images) != len(pairs.images):
+            raise InputError("captions are compared with true texts, and some images have none")
+        scores = caption_scores(written, references.texts)
+    if matcher is None:
+        return Evaluation(len(pairs.images), pairs.count, captions=scores, written=written)
+    itc, itm, judged = _matched(matcher, pairs, how, told)
+    return Evaluation(len(pairs.images), pairs.count, itc, itm, scores, judged, written)
+
+
+def _written(name: str, pairs: Pairs, how: Settings, told: Told) -> list[str]:
+    from capfilt.models.blip import BlipCaptioner
+
+    captioner = BlipCaptioner(
+        resolve_model(name, "captioner"),
+        decoding=Beam(how.num_beams),
+        lengths=how.lengths,
+        prompt=how.prompt,
+        num_captions=1,
+        seed=0,
+        device=how.device,
+        precision=how.precision,
+    )
+    texts: list[str] = []
+    for start in range(0, len(pairs.images), _SLICE):
+        pixels = _pixels(pairs.images[start : start + _SLICE], captioner.side)
+        texts += [own for [own] in captioner.caption(pixels, [""] * len(pixels))]
+        told(len(pixels))
+    return texts
+
+
+def _matched(
+    name: str, pairs: Pairs, how: Settings, told: Told
+) -> tuple[Recalls, Recalls, Judgement | None]:
+    from capfilt.models.blip import BlipMatcher
+
+    matcher = BlipMatcher(resolve_model(name, "matcher"), "enc", how.device, how.precision)
+    judged = _judged(matcher, pairs, how) if pairs.truth is not None else None
+    true = pairs.true()
+    owners = [image for image, own in enumerate(true.texts) for _ in own]
+    texts = [text for own in true.texts for text in own]
+    parts = []
+    for start in range(0, len(true.images), _SLICE):
+        part = true.images[start : start + _SLICE]
+        parts.append(matcher.embed(_pixels(part, matcher.side)))
+        told(len(part))
+    similarity = np.concatenate(parts) @ matcher.embed_texts(texts).T
+    by_text, by_image = reranked(similarity, how.top, _rescorer(matcher, true.images, texts))
+    texts_found, images_found = recalls(by_text, owners), recalls(by_image, owners)
+    itm = Recalls(text=texts_found.text, image=images_found.image)
+    return recalls(similarity, owners), itm, judged
+
+
+def _judged(matcher: "BlipMatcher", pairs: Pairs, how: Settings) -> Judgement:
+    scores: list[float] = []
+    for start in range(0, len(pairs.images), _SLICE):
+        part = slice(start, start + _SLICE)
+        pixels = _pixels(pairs.images[part], matcher.side)
+        itm, _ = matcher.match(pixels, pairs.texts[part])
+        scores += [score for own in itm for score in own]
+    found = np.nan_to_num(np.array(scores), nan=-1.0)  # of a text of which nothing was left
+    truth = np.array([true for own in pairs.truth or [] for true in own])
+    return judge(found, truth, how.threshold)
+
+
+def _rescorer(
+    matcher: "BlipMatcher", images: list[bytes], texts: list[str]
+) -> Callable[["np.typing.NDArray[np.int64]", "np.typing.NDArray[np.int64]"], Floats]:
+    """Return ITM probabilities for pairs of numbers, each image encoded once a slice of them."""
+
+    def rescore(
+        image_numbers: "np.typing.NDArray[np.int64]", text_numbers: "np.typing.NDArray[np.int64]"
+    ) -> Floats:
+        out = np.zeros(len(image_numbers))
+        order = np.argsort(image_numbers, kind="stable")
+        wanted = np.unique(image_numbers)
+        for start in range(0, len(wanted), _SLICE):
+            part = wanted[start : start + _SLICE]
+            rows = order[np.isin(image_numbers[order], part)]
+            pixels = _pixels([images[number] for number in part], matcher.side)
+            own = [rows[image_numbers[rows] == number] for number in part]
+            asked = [[texts[text_numbers[row]] for row in each] for each in own]
+            itm, _ = matcher.match(pixels, asked)
+            for each, scores in zip(own, itm, strict=True):
+                out[each] = np.nan_to_num(np.array(scores), nan=-1.0)
+        return out
+
+    return rescore
+
+
+def _pixels(images: list[bytes], side: int) -> list[Pixels]:
+    try:
+        return [load_rgb(image, side) for image in images]
+    except UndecodableImage as error:
+        raise InputError(f"an image to evaluate on cannot be decoded: {error}") from error

@@ -1,0 +1,111 @@
+"""Image-text pairs to evaluate on: Parquet with images inside, such as an export or a human set."""
+
+import glob
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from capfilt.errors import InputError
+
+_TEXTS: Final = ("text", "caption")
+
+
+@dataclass(frozen=True, slots=True)
+class Pairs:
+    """Images with their own texts; truth[i][j] says whether text j is true of image i, if known."""
+
+    images: list[bytes]
+    texts: list[list[str]]
+    truth: list[list[bool]] | None
+
+    @property
+    def count(self) -> int:
+        """How many texts there are."""
+        return sum(map(len, self.texts))
+
+    def true(self) -> "Pairs":
+        """Return the images with their true texts; those without any are left out."""
+        if self.truth is None:
+            return self
+        kept = [
+            (image, own)
+            for image, texts, truth in zip(self.images, self.texts, self.truth, strict=True)
+            if (own := [text for text, true in zip(texts, truth, strict=True) if true])
+        ]
+        return Pairs([image for image, _ in kept], [own for _, own in kept], None)
+
+
+def load_pairs(source: str, truth_col: str | None = None, limit: int | None = None) -> Pairs:
+    """Read Parquet with the columns `image` (bytes, or a struct of bytes and path) and a text.
+
+    The text is `text` or `caption`. Rows of one picture may follow one another anywhere; they are
+    put together by `key` where there is one, otherwise by the picture's bytes.
+
+    Args:
+        source: a file, a folder (an export, or `data/` in it) or a glob.
+        truth_col: a boolean column that says whether the text is true of the image.
+        limit: at most so many images, the first ones.
+
+    Raises:
+        InputError: nothing is there, a column is missing, or a row has no image or no text.
+    """
+    images: dict[str | bytes, bytes] = {}
+    texts: dict[str | bytes, list[str]] = {}
+    truth: dict[str | bytes, list[bool]] = {}
+    for file in _files(source):
+        for batch in _batches(file, truth_col):
+            for key, image, text, true in _rows(batch, file, truth_col):
+                if key not in images and limit is not None and len(images) >= limit:
+                    continue
+                images.setdefault(key, image)
+                texts.setdefault(key, []).append(text)
+                truth.setdefault(key, []).append(true)
+    if not images:
+        raise InputError(f"{source} has no rows to evaluate on")
+    known = list(truth.values()) if truth_col else None
+    return Pairs(list(images.values()), list(texts.values()), known)
+
+
+def _files(source: str) -> list[Path]:
+    path = Path(source)
+    found = [path] if path.is_file() else sorted(path.glob("**/*.parquet"))
+    found = found or [Path(name) for name in sorted(glob.glob(source))]
+    if not found:
+        raise InputError(f"{source} is no Parquet file, nor a folder or a glob with some")
+    return found
+
+
+def _batches(file: Path, truth_col: str | None) -> "list[pa.RecordBatch]":
+    try:
+        schema = pq.read_schema(file)
+    except (OSError, pa.ArrowException) as error:
+        raise InputError(f"{file} cannot be read as Parquet: {error}") from error
+    text = next((name for name in _TEXTS if name in schema.names), None)
+    if "image" not in schema.names or text is None:
+        raise InputError(f"{file} has {schema.names}; it needs image and one of {_TEXTS}")
+    if truth_col is not None and truth_col not in schema.names:
+        raise InputError(f"{file} has no column {truth_col!r} (--truth-col)")
+    wanted = ["image", text, *(n for n in ("key", truth_col) if n in schema.names and n)]
+    table = pq.read_table(file, columns=wanted)
+    batches: list[pa.RecordBatch] = table.rename_columns(
+        ["text" if name == text else name for name in table.column_names]
+    ).to_batches()
+    return batches
+
+
+def _rows(
+    batch: pa.RecordBatch, file: Path, truth_col: str | None
+) -> "list[tuple[str | bytes, bytes, str, bool]]":
+    images = batch.column("image")
+    if pa.types.is_struct(images.type):
+        images = images.field("bytes")
+    pictures, texts = images.to_pylist(), batch.column("text").to_pylist()
+    keys = batch.column("key").to_pylist() if "key" in batch.schema.names else pictures
+    truth = batch.column(truth_col).to_pylist() if truth_col else [True] * len(texts)
+    for number, (picture, text, true) in enumerate(zip(pictures, texts, truth, strict=True)):
+        if picture is None or text is None or true is None:
+            raise InputError(f"{file}: row {number} has no image, no text or no truth")
+    return list(zip(keys, pictures, texts, truth, strict=True))

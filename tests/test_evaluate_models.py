@@ -1,0 +1,124 @@
+"""Evaluating real models on pairs with known truth, as a library and by the command."""
+
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from capfilt.checkpoints import resolve_model
+from capfilt.demo.grammar import corrupt, describe
+from capfilt.demo.pairs import make_pictures, rng_of
+from capfilt.demo.quality import MODELS
+from capfilt.errors import InputError
+from capfilt.evaluate.models import Settings, evaluate
+from capfilt.evaluate.pairs import load_pairs
+from capfilt.models.blip import BlipMatcher
+
+CAPTIONER, MATCHER = str(MODELS / "captioner"), str(MODELS / "matcher")
+
+
+def png(pixels: np.ndarray) -> bytes:
+    out = io.BytesIO()
+    Image.fromarray(pixels).save(out, "PNG")
+    return out.getvalue()
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Forty pictures with two true texts and a false one each, in two files."""
+    pictures = make_pictures(33, 40, 1)
+    rows = []
+    for number, scene in enumerate(pictures.scenes):
+        rng, image = rng_of("eval", number), png(pictures.pixels[number])
+        true = [describe(scene, rng), describe(scene, rng)]
+        texts = [(text, True) for text in true] + [(corrupt(true[0], scene, rng), False)]
+        rows += [
+            {"key": f"{number}", "image": {"bytes": image, "path": "x"}, "text": t, "true": ok}
+            for t, ok in texts
+        ]
+    folder = tmp_path_factory.mktemp("pairs")
+    pq.write_table(pa.Table.from_pylist(rows[:61]), folder / "a.parquet")  # cuts an image in two
+    pq.write_table(pa.Table.from_pylist(rows[61:]), folder / "b.parquet")
+    return folder
+
+
+def test_pairs_are_put_together_by_key(data: Path) -> None:
+    pairs = load_pairs(str(data), "true")
+    assert len(pairs.images) == 40
+    assert {len(own) for own in pairs.texts} == {3}
+    assert pairs.truth is not None
+    assert all(own == [True, True, False] for own in pairs.truth)
+    assert pairs.true().count == 80
+    assert len(load_pairs(str(data / "*.parquet"), None, 7).images) == 7
+
+
+def test_pairs_without_a_key_go_by_their_bytes(data: Path, tmp_path: Path) -> None:
+    table = pq.read_table(data / "a.parquet").drop_columns(["key"])
+    pq.write_table(table.rename_columns(["image", "caption", "true"]), tmp_path / "x.parquet")
+    assert len(load_pairs(str(tmp_path / "x.parquet")).images) == 21
+
+
+def test_what_cannot_be_evaluated_on_is_told(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no Parquet file"):
+        load_pairs(str(tmp_path / "none"))
+    (tmp_path / "x.parquet").write_text("no")
+    with pytest.raises(InputError, match=r"x\.parquet cannot be read as Parquet"):
+        load_pairs(str(tmp_path))
+    pq.write_table(pa.table({"image": [b"x"]}), tmp_path / "x.parquet")
+    with pytest.raises(InputError, match="needs image and one of"):
+        load_pairs(str(tmp_path))
+    pq.write_table(pa.table({"image": [b"x"], "text": [None]}), tmp_path / "x.parquet")
+    with pytest.raises(InputError, match="row 0 has no image, no text"):
+        load_pairs(str(tmp_path))
+    with pytest.raises(InputError, match="no column 'true'"):
+        load_pairs(str(tmp_path), "true")
+
+
+def test_trained_models_are_better_than_chance(data: Path) -> None:
+    seen: list[int] = []
+    pairs = load_pairs(str(data), "true")
+    found = evaluate(pairs, CAPTIONER, MATCHER, Settings(top=10), seen.append)
+    assert sum(seen) == 80  # each image once for each model
+    assert found.filter is not None
+    assert found.filter.auc > 0.8
+    assert found.filter.noise_before == pytest.approx(1 / 3)
+    assert found.filter.noise_after < 0.25
+    assert found.retrieval_itc is not None
+    assert found.retrieval_itm is not None
+    assert found.retrieval_itc.text[10] > 0.5  # chance: a quarter
+    assert found.retrieval_itm.text[1] > found.retrieval_itc.text[1] > 0.1
+    assert found.retrieval_itm.text[10] == found.retrieval_itc.text[10]  # re-ranked within ten
+    assert found.captions is not None
+    assert found.captions.bleu[0] > 0.4
+    assert len(found.written) == 40
+    assert "ROC-AUC" in found.text()
+
+
+def test_text_embeddings_are_those_that_match_uses() -> None:
+    images = list(make_pictures(3, 5, 1).pixels)
+    matcher = BlipMatcher(resolve_model(MATCHER, "matcher"), "enc")
+    texts = ["a red star", "a small blue ring and a large green square on a gray background", "?!"]
+    embedded = matcher.embed_texts([*texts, "..."])
+    _, itc = matcher.match(images, [texts] * 5)
+    assert np.allclose(matcher.embed(images) @ embedded[:3].T, itc, atol=1e-5)
+    assert np.abs(np.linalg.norm(embedded[:3], axis=1) - 1).max() < 1e-5
+    assert not embedded[3].any()
+
+
+def test_the_command_tells_machines(data: Path) -> None:
+    command = [sys.executable, "-m", "capfilt", "evaluate", str(data), "--matcher", MATCHER]
+    options = ["--truth-col", "true", "--limit", "12", "--json", "--quiet"]
+    ran = subprocess.run([*command, *options], capture_output=True, text=True, check=True)
+    told = json.loads(ran.stdout)
+    assert set(told) == {"images", "texts", "retrieval_itc", "retrieval_itm", "filter"}
+    assert told["images"] == 12
+    nothing = subprocess.run(command[:5], capture_output=True, text=True, check=False)
+    assert nothing.returncode == 2
+    assert "give --captioner, --matcher or both" in nothing.stderr
