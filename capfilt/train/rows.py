@@ -1,0 +1,93 @@
+"""The encoded samples of one row group."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from capfilt.train.batch import Skip
+from capfilt.train.draws import rng_of
+from capfilt.train.index import Counts, Group, StreamIndex, run_starts
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """An encoded image with one text. `seed` is for whatever is drawn for this sample."""
+
+    key: str
+    text: str
+    origin: str
+    data: bytes
+    seed: tuple[int | str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class GroupRows:
+    """Samples of a row group: the i-th has `counts[i]` texts, from row `starts[i]` on."""
+
+    index: StreamIndex
+    group: Group
+    rows: pa.Table  # without the group's lead
+    texts: pa.Table  # the same rows, then those of the last image that lie in later groups
+    images: pa.ChunkedArray
+    starts: Counts
+    counts: Counts
+
+    def sample(self, place: int, epoch: int, *seed: int | str) -> Sample | Skip:
+        """Return the sample `place` of [0, samples), with the text that its epoch has drawn."""
+        start, count = int(self.starts[place]), int(self.counts[place])
+        key = self._key(start)
+        drawn = 0
+        if count > 1:
+            drawn = int(rng_of("text", *seed, epoch, key).random() * count)
+        text = self.texts["text"][start + drawn].as_py()
+        data = self.images[start].as_py()
+        if not data:
+            return Skip(key, "no image")
+        if text is None or not text.strip():
+            return Skip(key, "no text")
+        return Sample(key, text, self._origin(start + drawn), data, (*seed, epoch, key, text))
+
+    def _key(self, start: int) -> str:
+        key = self.rows["key"][start].as_py() if self.index.keyed else None
+        if key is None:  # named by where it lies
+            return f"{self.index.files[self.group.file].name}:{self.rows['row'][start].as_py()}"
+        return str(key)
+
+    def _origin(self, place: int) -> str:
+        origin = self.texts["origin"][place].as_py() if self.index.told else None
+        return str(origin or self.index.stream.default_origin)
+
+
+def read_rows(index: StreamIndex, number: int) -> GroupRows:
+    """Read the row group `number` of the stream.
+
+    Raises:
+        DamageError: a file cannot be read any more.
+    """
+    group = index.groups[number]
+    narrow = ["text", *(["key"] if index.keyed else []), *(["origin"] if index.told else [])]
+    table = index.read(group, ["image.bytes", *narrow]).slice(group.lead)
+    images = pc.struct_field(table["image"], "bytes")
+    rows = table.drop_columns(["image"])
+    if index.stream.texts == "all":
+        starts = np.arange(rows.num_rows)
+        return GroupRows(index, group, rows, rows, images, starts, np.ones_like(starts))
+    texts = pa.concat_tables([rows, *_continued(index, number, narrow)])
+    starts = run_starts(rows["key"])
+    counts = np.diff(np.append(starts, texts.num_rows))
+    return GroupRows(index, group, rows, texts, images, starts, counts)
+
+
+def _continued(index: StreamIndex, number: int, columns: list[str]) -> list[pa.Table]:
+    """Return the rows of later groups that belong to the last image of this one."""
+    found: list[pa.Table] = []
+    for group in index.groups[number + 1 :]:
+        if group.taken and not group.lead:
+            break
+        if group.lead:
+            found.append(index.read(group, columns).slice(0, group.lead))
+        if group.samples:
+            break
+    return found
