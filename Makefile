@@ -1,5 +1,6 @@
 # make bootstrap   set up, run one whole round on the simulated web (opens nothing, needs no hub)
 # make test        set up, check style and types, run all tests
+# make bench      rates of every stage, what the ledger costs, memory
 # make chaos      60 kills of runs over the simulated web, each resumed and compared
 # make bench-models  captions and scores a second against transformers and data-juicer
 # make models      train the embedded models again (see README for how long it takes)
@@ -17,7 +18,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
 TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 
-.PHONY: bootstrap test lint chaos bench-models models clean
+.PHONY: bootstrap test lint bench chaos bench-models models clean
 
 bootstrap: $(STAMP)
 	$(BIN)/python -m capfilt.demo.bootstrap --rows $(ROWS) --run $(RUN)
@@ -29,6 +30,9 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy capfilt pipelines examples tests
+
+bench: $(STAMP)
+	$(BIN)/python -m capfilt.bench $(BENCH)
 
 chaos: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.chaos --kills $(KILLS)

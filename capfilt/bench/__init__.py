@@ -1,1 +1,1 @@
-"""Benchmarks: `python -m capfilt.bench` for the pipeline, `capfilt.bench.models` for models."""
+"""Benchmarks: `python -m capfilt.bench` of the pipeline, `capfilt.bench.models` of the models."""
