@@ -3,20 +3,18 @@
 import hashlib
 import json
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
 from capfilt.errors import ModelError
+from capfilt.models.kinds import Role, model_kind
 from capfilt.models.recipe import ModelRef
 
-Role = Literal["captioner", "matcher"]
 EMBEDDED: Final = "embedded"
 # Files that a model is made of; anything else in the folder (a README, other frameworks' weights)
 # changes no result.
 _PARTS: Final = ("*.json", "*.safetensors", "*.txt", "*.model")
-_WANTED: Final = {
-    "captioner": "BlipForConditionalGeneration",
-    "matcher": "BlipForImageTextRetrieval",
-}
+# A folder inside a checkpoint that is part of it (InstructBLIP's second tokenizer).
+_INNER: Final = "qformer_tokenizer"
 
 
 def resolve_model(name: str, role: Role, revision: str | None = None) -> ModelRef:
@@ -29,7 +27,7 @@ def resolve_model(name: str, role: Role, revision: str | None = None) -> ModelRe
         ModelError: there is no such model, files are missing, or it is of the wrong kind.
     """
     folder = _folder_of(name, role, revision)
-    _check_kind(folder, name, role)
+    _check_kind(folder, role)
     return ModelRef(digest=_digest(folder), name=name, path=str(folder))
 
 
@@ -88,17 +86,8 @@ def _from_hub(name: str, revision: str | None) -> Path:
         ) from error
 
 
-def _check_kind(folder: Path, name: str, role: Role) -> None:
-    config_file = folder / "config.json"
-    try:
-        config = json.loads(config_file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(
-            f"{config_file} cannot be read ({error}); {name!r} must be a transformers checkpoint"
-        ) from error
-    kinds = config.get("architectures") or []
-    if kinds and _WANTED[role] not in kinds:
-        raise ModelError(f"{name!r} is a {', '.join(kinds)}; as {role} a {_WANTED[role]} is needed")
+def _check_kind(folder: Path, role: Role) -> None:
+    model_kind(folder, role)
     if not any(folder.glob("*.safetensors")):
         raise ModelError(
             f"{folder} has no *.safetensors file; convert the checkpoint with "
@@ -108,10 +97,11 @@ def _check_kind(folder: Path, name: str, role: Role) -> None:
 
 def _digest(folder: Path) -> str:
     """Return SHA-256 over the sorted names and contents of the model's files, 32 digits."""
-    files = sorted({file for part in _PARTS for file in folder.glob(part)})
+    places = (folder, folder / _INNER)
+    files = sorted({file for part in _PARTS for place in places for file in place.glob(part)})
     total = hashlib.sha256()
     for file in files:
         with file.open("rb") as stream:
             content = hashlib.file_digest(stream, "sha256").hexdigest()
-        total.update(f"{file.name}\x00{content}\n".encode())
+        total.update(f"{file.relative_to(folder).as_posix()}\x00{content}\n".encode())
     return total.hexdigest()[:32]

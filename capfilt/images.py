@@ -3,11 +3,15 @@
 import functools
 import io
 import re
-from typing import Final
+from typing import Final, Literal
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
+
+# How an image becomes a square: `squash` scales its edges apart, `crop` scales the shorter edge and
+# cuts the middle out.
+Framing = Literal["squash", "crop"]
 
 # How many decoded images are kept: one slice of a pass, so that two stages of the same pass decode
 # each picture once.
@@ -26,11 +30,12 @@ class UndecodableImage(ValueError):
 
 
 @functools.lru_cache(maxsize=_KEPT)
-def load_rgb(data: bytes, side: int) -> npt.NDArray[np.uint8]:
-    """Decode, convert to RGB and squash to (side, side, 3) by bicubic resampling, without a crop.
+def load_rgb(data: bytes, side: int, framing: Framing = "squash") -> npt.NDArray[np.uint8]:
+    """Decode, convert to RGB and bring to (side, side, 3) by bicubic resampling.
 
-    This is BLIP's preprocessing short of the normalisation (BLIP repository, `transform_test`).
-    The array is shared and read-only.
+    `squash` is BLIP's preprocessing short of the normalisation (BLIP repository,
+    `transform_test`), `crop` is CLIP's (CLIP repository, `_transform`). The array is shared and
+    read-only.
 
     Raises:
         UndecodableImage: with the decoder's reason, the same for the same bytes.
@@ -38,10 +43,28 @@ def load_rgb(data: bytes, side: int) -> npt.NDArray[np.uint8]:
     try:
         with Image.open(io.BytesIO(data)) as image:
             image.draft("RGB", (_SPARE * side, _SPARE * side))
-            square = image.convert("RGB").resize((side, side), Image.Resampling.BICUBIC)
+            square = _square(image.convert("RGB"), side, framing)
     except Exception as error:  # decoders of hostile bytes raise anything
         reason = _OBJECT.sub("", str(error))
         raise UndecodableImage(f"{type(error).__name__}: {reason}") from error
     pixels = np.asarray(square)
     pixels.setflags(write=False)
     return pixels
+
+
+def _square(image: Image.Image, side: int, framing: Framing) -> Image.Image:
+    if framing == "squash":
+        return image.resize((side, side), Image.Resampling.BICUBIC)
+    shorter = min(image.size)
+    # Rounded down, as transformers does. Only what is kept is ever scaled, so that a picture of one
+    # row costs no more than another.
+    left, right = _middle(image.width, side * image.width // shorter, side)
+    upper, lower = _middle(image.height, side * image.height // shorter, side)
+    box = (left, upper, right, lower)
+    return image.resize((side, side), Image.Resampling.BICUBIC, box=box)
+
+
+def _middle(edge: int, scaled: int, side: int) -> tuple[float, float]:
+    """Return which part of an edge is the middle `side` of `scaled` pixels."""
+    start = (scaled - side) // 2
+    return start * edge / scaled, (start + side) * edge / scaled

@@ -1,4 +1,4 @@
-"""Loading BLIP checkpoints, and refusing those that would only seem to work.
+"""Loading checkpoints, and refusing those that would only seem to work.
 
 transformers fills missing weights with random numbers and warns. A filter loaded from a captioning
 checkpoint would then score at random, silently, for days; so any missing or unexpected weight is
@@ -6,6 +6,8 @@ an error here.
 """
 
 import re
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -65,17 +67,55 @@ def load_tokenizer(ref: ModelRef) -> Any:  # transformers' tokenizers are untype
         raise ModelError(f"{ref.name!r} has no usable tokenizer in {ref.path}: {error}") from error
 
 
+@dataclass(frozen=True, slots=True)
+class Preprocessing:
+    """What a processor does to an image: its square's side, mean and deviation a channel."""
+
+    side: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    resample: int
+
+
+def squash_preprocessing(path: str) -> Preprocessing:
+    """Read the preprocessing of the BLIP family: the whole image, squashed to a square.
+
+    Raises:
+        ModelError: it is another.
+    """
+    processor = BlipImageProcessorPil.from_pretrained(path, local_files_only=True)
+    size = dict(processor.size)
+    if size.get("height") is None or size.get("height") != size.get("width"):
+        raise ModelError(f"{path} resizes to {size}; BLIP takes squares of height and width")
+    mean, std = tuple(processor.image_mean), tuple(processor.image_std)
+    return Preprocessing(int(size["height"]), mean, std, int(processor.resample))
+
+
 class Normaliser:
     """Turns (side, side, 3) RGB bytes into normalised pixel tensors, as the checkpoint was trained.
 
     Raises:
-        ModelError: the preprocessing beside the weights is not BLIP's bicubic squash.
+        ModelError: there is no preprocessing beside the weights, or it is not what `read` reads,
+            or it resamples in another way than by bicubic interpolation.
     """
 
-    def __init__(self, ref: ModelRef, device: str, dtype: torch.dtype) -> None:
-        self.side, mean, std = _preprocessing(ref)
-        self._mean = torch.tensor(mean, device=device).view(3, 1, 1)
-        self._std = torch.tensor(std, device=device).view(3, 1, 1)
+    def __init__(
+        self,
+        ref: ModelRef,
+        device: str,
+        dtype: torch.dtype,
+        read: Callable[[str], Preprocessing] = squash_preprocessing,
+    ) -> None:
+        if not (Path(ref.path) / "preprocessor_config.json").is_file():
+            raise ModelError(
+                f"{ref.path} has no preprocessor_config.json; copy it beside the weights"
+            )
+        found = read(ref.path)
+        if found.resample != _BICUBIC:
+            raise ModelError(f"{ref.path} resamples by method {found.resample}, not bicubic (3)")
+        self.side = found.side
+        self._mean = torch.tensor(found.mean, device=device).view(3, 1, 1)
+        self._std = torch.tensor(found.std, device=device).view(3, 1, 1)
         self._device, self._dtype = device, dtype
 
     def __call__(self, images: "list[Pixels]") -> torch.Tensor:
@@ -83,18 +123,6 @@ class Normaliser:
         stacked = torch.from_numpy(np.stack(images)).to(self._device)
         scaled = stacked.permute(0, 3, 1, 2).float() / 255.0
         return ((scaled - self._mean) / self._std).to(self._dtype)
-
-
-def _preprocessing(ref: ModelRef) -> tuple[int, list[float], list[float]]:
-    if not (Path(ref.path) / "preprocessor_config.json").is_file():
-        raise ModelError(f"{ref.path} has no preprocessor_config.json; copy it beside the weights")
-    processor = BlipImageProcessorPil.from_pretrained(ref.path, local_files_only=True)
-    size = dict(processor.size)
-    if size.get("height") is None or size.get("height") != size.get("width"):
-        raise ModelError(f"{ref.path} resizes to {size}; BLIP takes squares of height and width")
-    if int(processor.resample) != _BICUBIC:
-        raise ModelError(f"{ref.path} resamples by method {processor.resample}, not bicubic (3)")
-    return int(size["height"]), list(processor.image_mean), list(processor.image_std)
 
 
 def _told(what: str, names: list[str]) -> str:

@@ -1,10 +1,12 @@
 """The two model seams. Every model family stands behind these."""
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
+
+from capfilt.images import Framing
 
 Pixels = npt.NDArray[np.uint8]  # (side, side, 3) RGB, as `images.load_rgb` gives them
 
@@ -38,3 +40,17 @@ class Matcher(Protocol):
 
     def embed(self, images: Sequence[Pixels]) -> npt.NDArray[np.float32]:
         """Return L2-normalised ITC image embeddings, (B, projection size)."""
+
+
+@runtime_checkable
+class Framed(Protocol):
+    """A model that says how it wants images to become squares; one that does not, squashes."""
+
+    @property
+    def framing(self) -> Framing:
+        """How an image becomes a square."""
+
+
+def framing_of(model: Captioner | Matcher) -> Framing:
+    """Return how a model wants images to become squares."""
+    return model.framing if isinstance(model, Framed) else "squash"

@@ -11,7 +11,7 @@ import pyarrow as pa
 from capfilt import schema
 from capfilt.errors import InputError
 from capfilt.fingerprint import NOT_IDENTITY
-from capfilt.models.protocols import Captioner
+from capfilt.models.protocols import Captioner, framing_of
 from capfilt.models.recipe import Beam, Lengths, ModelRef, Nucleus, Precision
 from capfilt.stage import Resource, Transform
 from capfilt.stages.decoded import ImageTransform, decode_rows, rows_for, threads_for
@@ -59,9 +59,9 @@ class Caption:
     @contextlib.contextmanager
     def open(self) -> Iterator[Transform]:
         """Load the captioner, and yield the transform."""
-        from capfilt.models.blip import BlipCaptioner
+        from capfilt.models.opening import open_captioner
 
-        captioner = BlipCaptioner(
+        captioner = open_captioner(
             self.model,
             decoding=self.decoding,
             lengths=self.lengths,
@@ -72,12 +72,15 @@ class Caption:
             precision=self.precision,
         )
         run = functools.partial(caption_batch, captioner)
-        yield ImageTransform(run, captioner.side, threads_for(self.device))
+        threads = threads_for(self.device)
+        yield ImageTransform(run, captioner.side, threads, framing_of(captioner))
 
 
 def caption_batch(captioner: Captioner, batch: pa.RecordBatch) -> pa.RecordBatch:
     """Caption the rows that have an image; the others get nulls, undecodable ones a reason."""
-    places, images, errors = decode_rows(batch.column("image"), captioner.side)
+    places, images, errors = decode_rows(
+        batch.column("image"), captioner.side, framing_of(captioner)
+    )
     keys = batch.column("key").to_pylist()
     texts: list[list[str] | None] = [None] * batch.num_rows
     written = captioner.caption(images, [keys[place] for place in places])

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from capfilt.images import UndecodableImage, load_rgb
+from capfilt.images import Framing, UndecodableImage, load_rgb
 from capfilt.models.protocols import Pixels
 
 _MOST_THREADS = 16
@@ -25,6 +25,7 @@ class ImageTransform:
     run: Callable[[pa.RecordBatch], pa.RecordBatch]
     side: int
     threads: int
+    framing: Framing = "squash"
 
     def __call__(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         """Return the added columns."""
@@ -36,7 +37,7 @@ class ImageTransform:
             return
         for data in batch.column("image").to_pylist():
             if data is not None:
-                _pool(self.threads).submit(_decoded_quietly, data, self.side)
+                _pool(self.threads).submit(_decoded_quietly, data, self.side, self.framing)
 
 
 def threads_for(device: str, devices: int = 1) -> int:
@@ -51,7 +52,9 @@ def rows_for(device: str) -> int:
     return 64 if device == "cpu" else 256
 
 
-def decode_rows(column: pa.Array, side: int) -> tuple[list[int], list[Pixels], list[str | None]]:
+def decode_rows(
+    column: pa.Array, side: int, framing: Framing = "squash"
+) -> tuple[list[int], list[Pixels], list[str | None]]:
     """Decode the images of a column to (side, side, 3).
 
     Returns (places of the rows that have an image, their pixels, a reason for every row whose
@@ -64,7 +67,7 @@ def decode_rows(column: pa.Array, side: int) -> tuple[list[int], list[Pixels], l
         if data is None:
             continue
         try:
-            images.append(load_rgb(data, side))
+            images.append(load_rgb(data, side, framing))
             places.append(place)
         except UndecodableImage as error:
             errors[place] = str(error)
@@ -76,9 +79,9 @@ def _pool(threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads, thread_name_prefix="decode")
 
 
-def _decoded_quietly(data: bytes, side: int) -> None:
+def _decoded_quietly(data: bytes, side: int, framing: Framing) -> None:
     """Decode into the memo of `load_rgb`; whoever needs the picture is told what is wrong."""
     try:
-        load_rgb(data, side)
+        load_rgb(data, side, framing)
     except UndecodableImage:
         return

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from capfilt import schema
 from capfilt.fingerprint import NOT_IDENTITY
-from capfilt.models.protocols import Matcher
+from capfilt.models.protocols import Matcher, Pixels, framing_of
 from capfilt.models.recipe import ModelRef, Precision
 from capfilt.stage import Resource, Transform
 from capfilt.stages.decoded import ImageTransform, decode_rows, rows_for, threads_for
@@ -42,7 +42,8 @@ class _Match:
         """Load the matcher; returns `run` with it."""
         matcher = self.matcher()
         own = functools.partial(run, matcher)
-        return ImageTransform(own, matcher.side, threads_for(self.device))
+        threads = threads_for(self.device)
+        return ImageTransform(own, matcher.side, threads, framing_of(matcher))
 
     def matcher(self) -> Matcher:
         """Return the matcher of this recipe: one a process."""
@@ -79,7 +80,7 @@ class MatchCaptions(_Match):
 
 def match_web_batch(matcher: Matcher, batch: pa.RecordBatch) -> pa.RecordBatch:
     """Score each row's own web text; a row without an image, or without a text, gets null."""
-    places, images, errors = decode_rows(batch.column("image"), matcher.side)
+    places, images, errors = _decoded(matcher, batch)
     captions = batch.column("caption").to_pylist()
     texts = [[captions[place]] if captions[place] else [] for place in places]
     itm: list[float | None] = [None] * batch.num_rows
@@ -96,7 +97,7 @@ def match_web_batch(matcher: Matcher, batch: pa.RecordBatch) -> pa.RecordBatch:
 
 def match_captions_batch(matcher: Matcher, batch: pa.RecordBatch) -> pa.RecordBatch:
     """Score each row's synthetic texts; a row without them gets null."""
-    places, images, _ = decode_rows(batch.column("image"), matcher.side)
+    places, images, _ = _decoded(matcher, batch)
     captions = batch.column("captions").to_pylist()
     texts = [captions[place] or [] for place in places]
     itm: list[list[float | None] | None] = [None] * batch.num_rows
@@ -107,12 +108,18 @@ def match_captions_batch(matcher: Matcher, batch: pa.RecordBatch) -> pa.RecordBa
     return pa.record_batch(arrays, schema=schema.MATCH_CAPTIONS)
 
 
+def _decoded(
+    matcher: Matcher, batch: pa.RecordBatch
+) -> tuple[list[int], list[Pixels], list[str | None]]:
+    return decode_rows(batch.column("image"), matcher.side, framing_of(matcher))
+
+
 def _nulled(scores: list[float]) -> list[float | None]:
     return [None if math.isnan(score) else score for score in scores]
 
 
 @functools.lru_cache(maxsize=1)
 def _shared_matcher(model: ModelRef, itm_token: str, device: str, precision: Precision) -> Matcher:
-    from capfilt.models.blip import BlipMatcher
+    from capfilt.models.opening import open_matcher
 
-    return BlipMatcher(model, itm_token, device, precision)
+    return open_matcher(model, itm_token, device, precision)

@@ -1,0 +1,242 @@
+"""BLIP-2 behind the two seams (arXiv 2301.12597), on transformers' own modules.
+
+What is computed once an image stays computed once: the vision tower and, for captions, the Q-Former
+and the language model's pass over its 32 queries and the prompt; K captions share them.
+"""
+
+from collections.abc import Sequence
+from typing import Any, ClassVar, Final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.nn.functional import normalize
+from transformers import (
+    Blip2ForConditionalGeneration,
+    Blip2ForImageTextRetrieval,
+    PreTrainedModel,
+)
+
+from capfilt.errors import ModelError
+from capfilt.models.language import Prompt, ends, sample, search
+from capfilt.models.loading import Normaliser, load_checkpoint, load_tokenizer
+from capfilt.models.noise import uniforms
+from capfilt.models.padded import Bucket, ImageMemo, States, padded_buckets
+from capfilt.models.protocols import Pixels
+from capfilt.models.recipe import Beam, Lengths, ModelRef, Nucleus, Precision
+from capfilt.models.tiles import Tiled, TileSizes, fixed_compute, tiles
+from capfilt.texts import normalise_for_filter
+
+# 32 tokens were the limit in training (the authors' code, `max_txt_len`).
+TEXT_LENGTHS: Final = (8, 12, 16, 24, 32)
+
+
+class Blip2Captioner(Tiled):
+    """Writes K captions an image with a frozen language model, OPT or FLAN-T5 (section 3.2).
+
+    Spaces around the prompt are cut: these tokenizers put a word's space before it. `lengths`
+    count the prompt's tokens, with the one that the tokenizer adds, and the written ones; for
+    FLAN-T5 too, which reads the prompt and does not repeat it.
+    """
+
+    model_class: ClassVar[type[PreTrainedModel]] = Blip2ForConditionalGeneration
+
+    def __init__(
+        self,
+        ref: ModelRef,
+        *,
+        decoding: Nucleus | Beam,
+        lengths: Lengths,
+        prompt: str,
+        num_captions: int,
+        seed: int,
+        device: str = "cpu",
+        precision: Precision = "fp32",
+    ) -> None:
+        self._model = load_checkpoint(self.model_class, ref, device, precision)
+        keep_queries_fp32(self._model)
+        self._tokenizer = load_tokenizer(ref)
+        self._pixels = Normaliser(ref, device, self._model.vision_model.dtype)
+        self._decoding, self._lengths = decoding, lengths
+        self._k, self._seed, self._device = num_captions, seed, device
+        self._prompt = self._prompt_of(prompt.strip())
+        super().__init__(tile_sizes(self._model, device))
+
+    @property
+    def side(self) -> int:
+        """Side of the square images in pixels."""
+        return self._pixels.side
+
+    def caption(self, images: Sequence[Pixels], keys: Sequence[str]) -> list[list[str]]:
+        """Return K texts for each image; see `protocols.Captioner`."""
+        if not images:
+            return []
+        with fixed_compute():
+            ids = self.fitting(lambda: self._written(images, keys)).tolist()
+        return [
+            [self._tokenizer.decode(one, skip_special_tokens=True).strip() for one in own]
+            for own in ids
+        ]
+
+    def _prompt_of(self, text: str) -> Prompt:
+        image = self._model.config.image_token_index
+        placeholder = ends(self._model.language_model)[1] if image is None else int(image)
+        prompt = Prompt(tuple(self._tokenizer(text).input_ids), placeholder)
+        if prompt.steps(self._lengths) < 1:
+            raise ModelError(
+                f"the prompt takes {len(prompt.ids)} of at most {self._lengths.max_length} "
+                "tokens; shorten it or raise the maximum length"
+            )
+        return prompt
+
+    def _written(self, images: Sequence[Pixels], keys: Sequence[str]) -> torch.Tensor:
+        """Return written token ids (B, K, steps)."""
+        numbered = list(zip(images, keys, strict=True))
+        parts = [self._tile(tile)[:real] for tile, real in tiles(numbered, self.sizes.images)]
+        return torch.cat(parts)
+
+    def _tile(self, tile: Sequence[tuple[Pixels, str]]) -> torch.Tensor:
+        language, prompt = self._model.language_model, self._prompt
+        queries = self._queries([image for image, _ in tile])
+        if isinstance(self._decoding, Beam):
+            return search(language, queries, prompt, self._k, self._decoding, self._lengths)
+        steps = prompt.steps(self._lengths)
+        noise = uniforms(self._seed, [key for _, key in tile], self._k, steps)
+        chances = torch.from_numpy(noise).to(self._device)
+        return sample(language, queries, prompt, chances, self._decoding, self._lengths)
+
+    def _queries(self, images: list[Pixels]) -> torch.Tensor:
+        """Return what the language model reads of each image: (B, Q, its width)."""
+        states = self._model.vision_model(pixel_values=self._pixels(images)).last_hidden_state
+        seen = self._looked(states)
+        # The Q-Former is kept at fp32; the language model is not.
+        queries: torch.Tensor = self._model.language_projection(seen.to(states.dtype))
+        return queries
+
+    def _looked(self, states: torch.Tensor) -> torch.Tensor:
+        """Return the Q-Former's query outputs (B, Q, D) for image states (B, N, D)."""
+        return image_queries(self._model, states)
+
+
+class Blip2Matcher(Tiled):
+    """Scores texts by BLIP-2's ITM head and by ITC similarity (section 3.1).
+
+    ITM: the softmax, once, of the mean of the 32 queries' logits. ITC: the largest cosine of a
+    query with the text. Position 0 is [CLS] for both, as BLIP-2 was trained.
+    """
+
+    def __init__(self, ref: ModelRef, device: str = "cpu", precision: Precision = "fp32") -> None:
+        self._model = load_checkpoint(Blip2ForImageTextRetrieval, ref, device, precision)
+        keep_queries_fp32(self._model)
+        self._tokenizer = load_tokenizer(ref)
+        self._pixels = Normaliser(ref, device, self._model.vision_model.dtype)
+        self._device, self._width = device, self._model.text_projection.out_features
+        super().__init__(tile_sizes(self._model, device))
+        self._memo = ImageMemo(self._encode)
+
+    @property
+    def side(self) -> int:
+        """Side of the square images in pixels."""
+        return self._pixels.side
+
+    def match(
+        self, images: Sequence[Pixels], texts: Sequence[Sequence[str]]
+    ) -> tuple[list[list[float]], list[list[float]]]:
+        """Score each image with its own texts; see `protocols.Matcher`."""
+        with fixed_compute():
+            return self.fitting(lambda: self._matched(images, texts))
+
+    def embed(self, images: Sequence[Pixels]) -> npt.NDArray[np.float32]:
+        """Return image embeddings (B, D): the mean of the normalised queries, L2-normalised.
+
+        ITC has 32 vectors an image and no single one; this one is for telling copies.
+        """
+        if not images:
+            return np.zeros((0, self._width), np.float32)
+        with fixed_compute():
+            found = self.fitting(lambda: self._memo.of(images, self.sizes.images))
+            means = torch.stack([features.float().mean(0) for _, features in found])
+            vectors: npt.NDArray[np.float32] = normalize(means, dim=-1).cpu().numpy()
+        return vectors
+
+    def _matched(
+        self, images: Sequence[Pixels], texts: Sequence[Sequence[str]]
+    ) -> tuple[list[list[float]], list[list[float]]]:
+        itm = [[float("nan")] * len(own) for own in texts]
+        itc = [[float("nan")] * len(own) for own in texts]
+        seen = self._memo.of(images, self.sizes.images)
+        for bucket in self._buckets(texts):
+            states, features = (
+                torch.stack([seen[image][part] for image, _ in bucket.places]) for part in (0, 1)
+            )
+            rows = zip(
+                bucket.places, self._itm(bucket, states), self._itc(bucket, features), strict=True
+            )
+            for (image, number), p, s in list(rows)[: bucket.real]:
+                itm[image][number], itc[image][number] = p, s
+        return itm, itc
+
+    def _encode(self, images: list[Pixels]) -> States:
+        """Return image states (B, N, D), and normalised query features (B, Q, P)."""
+        states = self._model.vision_model(pixel_values=self._pixels(images)).last_hidden_state
+        queries = image_queries(self._model, states).to(states.dtype)
+        return states, normalize(self._model.vision_projection(queries), dim=-1)
+
+    def _buckets(self, texts: Sequence[Sequence[str]]) -> list[Bucket]:
+        def encode(own: list[str]) -> list[list[int]]:
+            encoded = self._tokenizer(own, truncation=True, max_length=TEXT_LENGTHS[-1])
+            ids: list[list[int]] = encoded.input_ids
+            return ids
+
+        normalised = [[normalise_for_filter(text) for text in own] for own in texts]
+        return padded_buckets(normalised, encode, TEXT_LENGTHS, self.sizes.texts, self._device)
+
+    def _itm(self, bucket: Bucket, states: torch.Tensor) -> list[float]:
+        """Return each text's probability of a match with its image (tile, N, D)."""
+        model, count = self._model, len(bucket.ids)
+        queries = model.query_tokens.expand(count, -1, -1)
+        width = queries.shape[1]
+        seen = torch.nn.functional.pad(bucket.mask, (width, 0), value=1)
+        joint = model.qformer(
+            query_embeds=model.embeddings(input_ids=bucket.ids, query_embeds=queries),
+            query_length=width,
+            attention_mask=seen,
+            encoder_hidden_states=states,
+        ).last_hidden_state[:, :width]
+        logits = model.itm_head(joint.to(model.itm_head.weight.dtype)).mean(dim=1)
+        chances: list[float] = torch.softmax(logits.float(), dim=-1)[:, 1].tolist()
+        return chances
+
+    def _itc(self, bucket: Bucket, features: torch.Tensor) -> list[float]:
+        """Return each text's largest cosine with one of its image's queries (tile, Q, P)."""
+        model = self._model
+        alone = model.qformer(
+            query_embeds=model.embeddings(input_ids=bucket.ids),
+            query_length=0,
+            attention_mask=bucket.mask,
+        ).last_hidden_state[:, 0]
+        text = normalize(model.text_projection(alone.to(features.dtype)), dim=-1)
+        cosines: list[float] = (features @ text[:, :, None]).squeeze(-1).amax(1).float().tolist()
+        return cosines
+
+
+def image_queries(model: Any, states: torch.Tensor) -> torch.Tensor:  # untyped classes
+    """Return the Q-Former's query outputs (B, Q, D) for image states (B, N, D)."""
+    found = model.qformer(
+        query_embeds=model.query_tokens.expand(len(states), -1, -1), encoder_hidden_states=states
+    )
+    queries: torch.Tensor = found.last_hidden_state
+    return queries
+
+
+def keep_queries_fp32(model: Any) -> None:  # untyped classes
+    """Put the query tokens and the Q-Former back to fp32, where transformers keeps them too."""
+    model.query_tokens.data = model.query_tokens.data.float()
+    model.qformer.float()
+
+
+def tile_sizes(model: Any, device: str) -> TileSizes:  # untyped classes
+    """Return the fixed shapes of a model of this family."""
+    vision, width = model.config.vision_config, int(model.config.qformer_config.hidden_size)
+    tokens = (int(vision.image_size) // int(vision.patch_size)) ** 2 + 1
+    return TileSizes.of(tokens, width, device)

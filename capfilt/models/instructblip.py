@@ -1,0 +1,70 @@
+"""InstructBLIP behind the captioner's seam (arXiv 2305.06500): the Q-Former reads the instruction.
+
+The instruction is the prompt. It goes to the language model after the image's queries, and to the
+Q-Former beside them, with a tokenizer of its own, so that the queries look for what is asked
+(section 2.4).
+"""
+
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from transformers import AutoTokenizer, InstructBlipForConditionalGeneration, PreTrainedModel
+
+from capfilt.errors import ModelError
+from capfilt.models.blip2 import Blip2Captioner
+from capfilt.models.recipe import Beam, Lengths, ModelRef, Nucleus, Precision
+
+QFORMER_TOKENIZER = "qformer_tokenizer"
+
+
+class InstructBlipCaptioner(Blip2Captioner):
+    """Writes K texts an image as an instruction asks; see `Blip2Captioner` for the rest."""
+
+    model_class: ClassVar[type[PreTrainedModel]] = InstructBlipForConditionalGeneration
+
+    def __init__(
+        self,
+        ref: ModelRef,
+        *,
+        decoding: Nucleus | Beam,
+        lengths: Lengths,
+        prompt: str,
+        num_captions: int,
+        seed: int,
+        device: str = "cpu",
+        precision: Precision = "fp32",
+    ) -> None:
+        super().__init__(
+            ref,
+            decoding=decoding,
+            lengths=lengths,
+            prompt=prompt,
+            num_captions=num_captions,
+            seed=seed,
+            device=device,
+            precision=precision,
+        )
+        ids = _qformer_tokenizer(ref)(prompt.strip()).input_ids
+        self._instruction = torch.tensor([ids], device=device)
+
+    def _looked(self, states: torch.Tensor) -> torch.Tensor:
+        """Return the query outputs (B, Q, D) for image states, the instruction read beside them."""
+        queries = self._model.query_tokens.expand(len(states), -1, -1)
+        found = self._model.qformer(
+            input_ids=self._instruction.expand(len(states), -1),
+            query_embeds=queries,
+            encoder_hidden_states=states.to(queries.dtype),
+        )
+        seen: torch.Tensor = found.last_hidden_state[:, : queries.shape[1]]
+        return seen
+
+
+def _qformer_tokenizer(ref: ModelRef) -> Any:  # transformers' tokenizers are untyped
+    folder = Path(ref.path) / QFORMER_TOKENIZER
+    if not folder.is_dir():
+        raise ModelError(f"{ref.path} has no {QFORMER_TOKENIZER}; copy it beside the weights")
+    try:
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{ref.name!r} has no usable tokenizer in {folder}: {error}") from error
