@@ -43,7 +43,8 @@ _LABEL_SMOOTHING: Final = 0.1
 
 _STEPS_A_CHECKPOINT: Final = 500
 _DURATION: Final = (
-    "About 50 minutes on two idle cores with bf16 matrix units (AMX); several times that without."
+    "About 80 minutes on one core with bf16 matrix units (AMX), little less on two; several times "
+    "that without."
 )
 LossAt = Callable[[], torch.Tensor]
 
