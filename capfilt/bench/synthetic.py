@@ -18,7 +18,7 @@ from capfilt import schema
 from capfilt.ledger import Ledger, Receipt
 from capfilt.plan import Plan, Planned
 
-_DIMENSIONS: Final = 64
+DIMENSIONS: Final = 64
 Columns = Callable[[np.random.Generator, list[str]], pa.Table]
 
 
@@ -76,7 +76,7 @@ def _caption(rng: np.random.Generator, keys: list[str]) -> pa.Table:
 
 
 def _match_web(rng: np.random.Generator, keys: list[str]) -> pa.Table:
-    vectors = rng.normal(size=(len(keys), _DIMENSIONS)).astype(np.float32)
+    vectors = rng.normal(size=(len(keys), DIMENSIONS)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     return pa.table(
         {

@@ -5,9 +5,9 @@ row that was kept before it is a duplicate of the best such row. There is no cha
 always points at a row that is kept, and lies within the threshold of it.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -42,8 +42,8 @@ class Dedup:
     `sha256`: nothing else. `phash`: at most `radius` of 64 bits differ. `embedding`: the matcher's
     image embeddings have a cosine of at least `similarity`. `both`: both; an embedding alone takes
     two pictures of one thing for copies, and a hash alone two pictures of one outline. All are
-    exact searches: time grows with the square of the rows, memory by about 100 bytes a row (and 4
-    bytes a dimension).
+    exact searches: time grows with the square of the rows, memory by about 200 bytes a row and
+    twice the embedding (4 bytes a dimension).
     """
 
     method: Method = "both"
@@ -109,12 +109,11 @@ class Dedup:
         """Return pairs of near rows of different bytes."""
         if self.method == "sha256":
             return iter(())
-        codes = np.concatenate([part.codes for part in parts])
+        codes = _in_order([part.codes for part in parts], rows)
         if self.method == "phash":
-            return within_hamming(codes[rows], self.radius)
-        vectors = np.concatenate([part.vectors for part in parts if len(part.vectors)])[rows]
-        near = within_cosine(vectors, self.similarity)
-        return near if self.method == "embedding" else self._alike(near, codes[rows])
+            return within_hamming(codes, self.radius)
+        near = within_cosine(_in_order([part.vectors for part in parts], rows), self.similarity)
+        return near if self.method == "embedding" else self._alike(near, codes)
 
     def _alike(self, pairs: Iterator[Pairs], codes: npt.NDArray[np.uint64]) -> Iterator[Pairs]:
         """Keep of these pairs those whose hashes are within the radius."""
@@ -151,6 +150,22 @@ def _gathered(table: pa.Table, method: Method) -> _Part:
         codes=rows["phash"].to_numpy() if "phash" in _EXTRA[method] else np.zeros(0, np.uint64),
         vectors=_vectors(rows, method),
     )
+
+
+def _in_order(parts: list[npt.NDArray[Number]], rows: npt.NDArray[np.int64]) -> npt.NDArray[Number]:
+    """Return these rows of all parts, without a copy of the whole in between."""
+    held = [part for part in parts if len(part)]
+    if not held:
+        return np.zeros(0, parts[0].dtype)
+    out = np.empty((len(rows), *held[0].shape[1:]), held[0].dtype)
+    by_row = np.argsort(rows, kind="stable")
+    ends = np.searchsorted(rows[by_row], np.cumsum([0, *map(len, held)]))
+    start = 0
+    for part, first, last in zip(held, ends[:-1], ends[1:], strict=True):
+        places = by_row[first:last]
+        out[places] = part[rows[places] - start]
+        start += len(part)
+    return out
 
 
 def _vectors(rows: pa.Table, method: Method) -> npt.NDArray[np.float32]:

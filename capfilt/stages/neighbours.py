@@ -14,6 +14,7 @@ Places = npt.NDArray[np.int64]
 Pairs = tuple[Places, Places]
 
 _BLOCK: Final = 4096
+_CHUNK: Final = 16 * _BLOCK
 # Inner products differ in their last bits with block shape and threads: pairs this close to the
 # threshold are decided by an exact sum in double precision.
 _UNSURE: Final = 1e-4
@@ -64,24 +65,37 @@ def within_hamming(codes: npt.NDArray[np.uint64], radius: int) -> Iterator[Pairs
 
 
 def within_cosine(vectors: npt.NDArray[np.float32], similarity: float) -> Iterator[Pairs]:
-    """Pair rows whose L2-normalised vectors have an inner product of at least `similarity`."""
+    """Pair rows whose L2-normalised vectors have an inner product of at least `similarity`.
+
+    faiss copies what it searches, so it gets a chunk at a time, and for each the rows from there
+    on: every pair is looked at once.
+    """
     import faiss
 
     vectors = np.ascontiguousarray(vectors)
-    index = faiss.IndexFlatIP(vectors.shape[1])
-    index.add(vectors)
-    for start in range(0, len(vectors), _BLOCK):
-        block = vectors[start : start + _BLOCK]
-        limits, scores, found = index.range_search(block, similarity - _UNSURE)
-        better, worse = _pairs(limits, found, start)
-        sure = scores >= similarity + _UNSURE
-        unsure = np.flatnonzero(~sure)
-        exact = (
-            vectors[better[unsure]].astype(np.float64) * vectors[worse[unsure]].astype(np.float64)
-        ).sum(axis=1)
-        sure[unsure] = exact >= similarity
-        keep = sure & (better < worse)
-        yield better[keep], worse[keep]
+    for base in range(0, len(vectors), _CHUNK):
+        index = faiss.IndexFlatIP(vectors.shape[1])
+        index.add(vectors[base : base + _CHUNK])
+        for start in range(base, len(vectors), _BLOCK):
+            block = vectors[start : start + _BLOCK]
+            limits, scores, found = index.range_search(block, similarity - _UNSURE)
+            yield _surely(vectors, *_pairs(limits, found + base, start), scores, similarity)
+
+
+def _surely(
+    vectors: npt.NDArray[np.float32],
+    better: Places,
+    worse: Places,
+    scores: npt.NDArray[np.float32],
+    similarity: float,
+) -> Pairs:
+    """Keep the pairs in order that are near, those about the threshold by an exact sum."""
+    sure = scores >= similarity + _UNSURE
+    unsure = np.flatnonzero(~sure)
+    one, other = (vectors[places[unsure]].astype(np.float64) for places in (better, worse))
+    sure[unsure] = (one * other).sum(axis=1) >= similarity
+    keep = sure & (better < worse)
+    return better[keep], worse[keep]
 
 
 def _pairs(limits: npt.NDArray[np.generic], found: Places, start: int) -> Pairs:
