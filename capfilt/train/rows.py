@@ -84,8 +84,6 @@ def _continued(index: StreamIndex, number: int, columns: list[str]) -> list[pa.T
     """Return the rows of later groups that belong to the last image of this one."""
     found: list[pa.Table] = []
     for group in index.groups[number + 1 :]:
-        if group.taken and not group.lead:
-            break
         if group.lead:
             found.append(index.read(group, columns).slice(0, group.lead))
         if group.samples:
