@@ -152,7 +152,9 @@ def _gathered(table: pa.Table, method: Method) -> _Part:
     )
 
 
-def _in_order(parts: list[npt.NDArray[Number]], rows: npt.NDArray[np.int64]) -> npt.NDArray[Number]:
+def _in_order(
+    parts: Sequence[npt.NDArray[Any]], rows: npt.NDArray[np.int64]
+) -> npt.NDArray[Any]:  # of the parts' own type
     """Return these rows of all parts, without a copy of the whole in between."""
     held = [part for part in parts if len(part)]
     if not held:
