@@ -1,0 +1,108 @@
+"""One step's losses: which texts and images meet in which use of MED (BLIP, Figure 2)."""
+
+from typing import NamedTuple
+
+import torch
+
+from capfilt.train.draws import rng_of
+from capfilt.train.gather import gathered, gathered_features
+from capfilt.train.losses import (
+    IGNORED,
+    Features,
+    draw_negatives,
+    itc_loss,
+    itm_loss,
+    lm_labels,
+    lm_loss,
+    positives,
+    similarities,
+)
+from capfilt.train.med import Med
+from capfilt.train.momentum import Momentum
+from capfilt.train.recipe import Itc, Itm, Lm
+from capfilt.train.tokens import Special, Texts
+
+
+class Pairs(NamedTuple):
+    """B image-text pairs: normalised pixels (B, 3, side, side), texts, and ids (B, 2)."""
+
+    pixels: torch.Tensor
+    texts: Texts
+    ids: torch.Tensor
+
+
+class FilterLosses(NamedTuple):
+    """Scalars."""
+
+    itc: torch.Tensor
+    itm: torch.Tensor
+
+
+def step_generator(seed: int, step: int, rank: int = 0) -> torch.Generator:
+    """Return the draws of one step: a function of its arguments, so a resume has the same."""
+    generator = torch.Generator()
+    return generator.manual_seed(rng_of("negatives", seed, step, rank).getrandbits(63))
+
+
+def filter_losses(
+    med: Med,
+    momentum: Momentum,
+    pairs: Pairs,
+    states: torch.Tensor,
+    special: Special,
+    itc: Itc,
+    itm: Itm,
+    alpha: float,
+    generator: torch.Generator,
+) -> FilterLosses:
+    """Return ITC and ITM of pairs whose image states (B, N, D) are at hand; feeds the queue.
+
+    Keys and queue are of all processes, hard negatives of this one, as in BLIP. The caller has
+    clamped the temperature and moved the momentum copy (`before_step`).
+    """
+    plain = med.encode_text(pairs.texts.headed(special.cls), pairs.texts.mask)
+    features = Features(med.image_features(states), med.text_features(plain))
+    slow = momentum.features(pairs.pixels, pairs.texts.headed(special.cls), pairs.texts.mask)
+    fresh, ids = gathered_features(slow), gathered(pairs.ids)
+    keys, key_ids = momentum.keys(fresh, ids)
+    contrast = itc_loss(features, slow, keys, positives(pairs.ids, key_ids), med.temperature, alpha)
+    momentum.enqueue(fresh, ids)
+    with torch.no_grad():
+        to_text, to_image = similarities(features, slow, med.temperature)
+        drawn = draw_negatives(
+            to_text,
+            to_image,
+            positives(pairs.ids, pairs.ids),
+            generator,
+            itm.hard_texts,
+            itm.hard_images,
+        )
+    grounded = pairs.texts.headed(special.enc)[drawn.text]
+    logits = med.match(grounded, pairs.texts.mask[drawn.text], states, drawn.image)
+    return FilterLosses(contrast, itm_loss(logits, drawn.label))
+
+
+def before_step(med: Med, momentum: Momentum, itc: Itc) -> None:
+    """Clamp the temperature and move the momentum copy: once before a step of the optimiser."""
+    med.clamp_temperature(*itc.temperature_range)
+    momentum.update(med, itc.momentum)
+
+
+def caption_loss(
+    med: Med,
+    captions: Texts,
+    states: torch.Tensor,
+    special: Special,
+    lm: Lm,
+    given: int,
+    captions_per_image: int = 1,
+) -> torch.Tensor:
+    """Return LM of captions (B * K, L) on image states (B, N, D); the first `given` tokens given.
+
+    Only places with a label meet the vocabulary.
+    """
+    ids = captions.headed(special.dec)
+    labels = lm_labels(ids, captions.mask, given)
+    decoded = med.decode_states(ids, states, captions_per_image)
+    wanted = labels != IGNORED
+    return lm_loss(med.vocabulary_logits(decoded[wanted]), labels[wanted], lm.label_smoothing)
