@@ -32,6 +32,8 @@ DedupMethod = Literal["none", "sha256", "phash", "embedding", "both"]
 ResizeMode = Literal["no", "keep_ratio", "center_crop", "border", "keep_ratio_largest"]
 ItmToken = Literal["enc", "cls"]
 Precision = Literal["fp32", "bf16"]
+PolicyName = Literal["blip", "blip2", "laion-coco", "nguyen", "datacomp", "fusion"]
+Score = Literal["itm", "itc", "similarity"]
 
 Inputs = Annotated[
     list[str], typer.Argument(help="Files, folders or globs: CSV, TSV, JSON lines, Parquet, …")
@@ -80,6 +82,9 @@ def run(
     ] = False,
     captioner: Annotated[str | None, _opt("Folder, hub name, or 'embedded'", _MODEL)] = None,
     matcher: Annotated[str | None, _opt("Folder, hub name, or 'embedded'", _MODEL)] = None,
+    scorer: Annotated[
+        str | None, _opt("A second matcher, for its similarity: a CLIP", _MODEL)
+    ] = None,
     itm_token: Annotated[ItmToken | None, _opt("Position 0 for ITM: enc", _MODEL)] = None,
     precision: Annotated[Precision | None, _opt("fp32 or bf16", _MODEL)] = None,
     num_captions: Annotated[int | None, _opt("Captions an image: 1", _DECODE)] = None,
@@ -105,8 +110,18 @@ def run(
     dedup: Annotated[DedupMethod | None, _opt("How near-duplicates are found", _POLICY)] = None,
     dedup_radius: Annotated[int | None, _opt("phash, both: bits that may differ", _POLICY)] = None,
     dedup_similarity: Annotated[float | None, _opt("embedding, both: cosine", _POLICY)] = None,
+    policy: Annotated[PolicyName | None, _opt("Which texts are kept: blip", _POLICY)] = None,
     threshold: Annotated[
-        float | None, _opt("Keep a text from this ITM score: 0.5", _POLICY)
+        float | None, _opt("blip: keep a text from this ITM score, 0.5; datacomp", _POLICY)
+    ] = None,
+    fraction: Annotated[
+        float | None, _opt("nguyen, datacomp, fusion: the top share of texts, 0.3", _POLICY)
+    ] = None,
+    keep_texts: Annotated[
+        int | None, _opt("blip2: texts kept an image, 2; laion-coco: 1", _POLICY)
+    ] = None,
+    score: Annotated[
+        Score | None, _opt("What blip2, nguyen, datacomp rank by: similarity", _POLICY)
     ] = None,
     file_mb: Annotated[int | None, _opt("Size of an exported file in MB: 500", _POLICY)] = None,
     shard_rows: Annotated[int | None, _opt("Rows a shard: 1000", _WORK)] = None,

@@ -15,7 +15,7 @@ from capfilt.garbage import Garbage, find_garbage, remove
 from capfilt.inputs import InputSpec, open_input
 from capfilt.ledger import Ledger
 from capfilt.models.recipe import Precision
-from capfilt.options import RoundOptions, build_round, warnings_of
+from capfilt.options import RoundOptions, build_round, warnings_of, with_options
 from capfilt.plan import Plan, RunReader
 from capfilt.report.funnel import Funnel, count_funnel
 from capfilt.round import Round, latest_round, plan_round, record_round, recorded_rounds
@@ -117,7 +117,7 @@ def export(
     recipe = record.round
     if threshold is not None:
         recipe = dataclasses.replace(
-            recipe, select=dataclasses.replace(recipe.select, threshold=threshold)
+            recipe, select=with_options(recipe.select, threshold=threshold)
         )
     if file_mb is not None:
         sized = dataclasses.replace(recipe.export, target_bytes=file_mb * 1_000_000)
@@ -332,9 +332,8 @@ def _advance(
     plan_ = plan_round(recipe, manifest, ledger)
     resources = _resources(recipe, work)
     if engine.check_models(plan_, ledger):
-        models = (recipe.caption.model, recipe.matching.model)
-        precisions = (recipe.caption.precision, recipe.matching.precision)
-        if hint := engine.precision_hint(models, precisions, resources.devices):
+        hint = engine.precision_hint(recipe.models, recipe.precisions, resources.devices)
+        if hint is not None:
             say(hint)
     if not engine.advance(plan_, ledger, resources, progress):
         return RunResult(str(ledger.root), None)
@@ -344,8 +343,7 @@ def _advance(
 
 def _resources(recipe: Round, work: Work) -> Resources:
     devices = engine.choose_devices(work.device)
-    models = (recipe.caption.model, recipe.matching.model)
-    workers = engine.choose_workers(work.workers, models, devices)
+    workers = engine.choose_workers(work.workers, recipe.models, devices)
     host_workers = engine.choose_host_workers(work.workers)
     return Resources(workers, host_workers, devices, work.rank, work.world_size)
 

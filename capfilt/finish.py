@@ -18,6 +18,7 @@ from capfilt.report.funnel import Funnel, count_funnel
 from capfilt.report.page import write_page
 from capfilt.round import Round
 from capfilt.source import SourceManifest
+from capfilt.stages.policies import itm_threshold
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +71,7 @@ def finish(
     """
     funnel = count_funnel(reader, manifest.rows)
     if not funnel.images_kept:
-        say("warning: no text reached the threshold; the dataset is empty")
+        say("warning: the policy keeps no text; the dataset is empty")
     root = to or reader.ledger.root / export_name(reader.plan, recipe)
     with progress("export", funnel.web_kept + funnel.synthetic_kept) as told:
         written = export_dataset(
@@ -81,7 +82,8 @@ def finish(
             recipe.fetch.resize.encode_format,
             told,
         )
-    page = write_page(reader, reader.ledger.publisher, root.name, funnel, recipe.select.threshold)
+    threshold = itm_threshold(recipe.select)
+    page = write_page(reader, reader.ledger.publisher, root.name, funnel, threshold)
     return Finished(str(root), str(page), written.rows, written.digest, funnel)
 
 

@@ -9,11 +9,14 @@ from typing import Literal, TypeVar
 
 from capfilt.checkpoints import EMBEDDED, resolve_model, share_weights
 from capfilt.errors import InputError
+from capfilt.models.kinds import ModelKind, model_kind
 from capfilt.models.recipe import Beam, Nucleus
-from capfilt.round import Matching, Round
+from capfilt.round import Matching, Round, Scoring
+from capfilt.stages.candidates import Score
 from capfilt.stages.caption import Caption
 from capfilt.stages.dedup import Dedup
 from capfilt.stages.download import Download
+from capfilt.stages.policies import BasicFilter, Policy, PolicyName, preset
 
 T = TypeVar("T")
 DedupMethod = Literal["none", "sha256", "phash", "embedding", "both"]
@@ -41,7 +44,12 @@ class RoundOptions:
     dedup: DedupMethod | None = None
     dedup_radius: int | None = None
     dedup_similarity: float | None = None
+    policy: PolicyName | None = None
+    scorer: str | None = None
+    score: Score | None = None
     threshold: float | None = None
+    fraction: float | None = None
+    keep_texts: int | None = None
     image_size: int | None = None
     resize_mode: str | None = None
     min_image_size: int | None = None
@@ -67,11 +75,14 @@ def build_round(options: RoundOptions) -> Round:
         caption=_caption(base.caption, options),
         matching=_matching(base.matching, options),
         fetch=_fetch(base, options),
-        select=_changed(base.select, threshold=options.threshold),
+        scorer=_scorer(base.scorer, options),
+        select=_select(base.select, options),
         export=_changed(base.export, target_bytes=file_bytes),
         shard_rows=options.shard_rows,
     )
-    return dataclasses.replace(changed, dedup=_dedup(base.dedup, options))
+    recipe = dataclasses.replace(changed, dedup=_dedup(base.dedup, options))
+    _check_scores(recipe)
+    return recipe
 
 
 def default_round() -> Round:
@@ -105,13 +116,18 @@ def load_pipeline(path: str) -> Round:
 
 def warnings_of(recipe: Round) -> list[str]:
     """Return what a user should know before a long run with this recipe."""
+    found = []
+    if recipe.scorer is not None and "similarity" not in recipe.select.needs:
+        found.append(
+            "the policy does not look at the scorer's similarities; it is run all the same"
+        )
     if share_weights(recipe.caption.model, recipe.matching.model):
-        return [
+        found.append(
             "captioner and filter share the same image encoder weights: a filter lets the mistakes "
             "of its own captioner pass (BLIP Table 4: 8 % instead of 25 % noise found). "
             "Fine-tune the two apart."
-        ]
-    return []
+        )
+    return found
 
 
 def _caption(base: Caption, options: RoundOptions) -> Caption:
@@ -155,6 +171,58 @@ def _matching(base: Matching, options: RoundOptions) -> Matching:
         itm_token=options.itm_token,
         precision=options.precision,
     )
+
+
+def _scorer(base: Scoring | None, options: RoundOptions) -> Scoring | None:
+    if options.scorer is not None:
+        model = resolve_model(options.scorer, "matcher")
+        base = Scoring(model) if base is None else dataclasses.replace(base, model=model)
+    return None if base is None else _changed(base, precision=options.precision)
+
+
+def _select(base: Policy, options: RoundOptions) -> Policy:
+    return with_options(
+        preset(options.policy) if options.policy else base,
+        threshold=options.threshold,
+        fraction=options.fraction,
+        keep=options.keep_texts,
+        score=options.score,
+    )
+
+
+def with_options(policy: Policy, **given: object) -> Policy:
+    """Return a policy with those of its fields replaced that are given and not None.
+
+    Raises:
+        InputError: it has no such field, or the value is out of range.
+    """
+    names = {field.name for field in dataclasses.fields(policy)}
+    wanted = {name: value for name, value in given.items() if value is not None}
+    for name in wanted.keys() - names:
+        option = {"keep": "keep-texts"}.get(name, name)
+        raise InputError(f"--{option} is nothing to the policy {policy.name!r}; leave it out")
+    if isinstance(policy, BasicFilter) and wanted.get("threshold") is not None:
+        policy = dataclasses.replace(policy, threshold=0.0, fraction=None)  # one cut for another
+    elif isinstance(policy, BasicFilter) and wanted.get("fraction") is not None:
+        policy = dataclasses.replace(policy, threshold=None, fraction=1.0)
+    return _changed(policy, **wanted)
+
+
+def _check_scores(recipe: Round) -> None:
+    """Refuse a policy over scores that the round's models do not give."""
+    needs = recipe.select.needs
+    if "similarity" in needs and recipe.scorer is None:
+        raise InputError(
+            "the policy ranks by the similarity of a second model; give --scorer, such as "
+            "openai/clip-vit-large-patch14, or --score itm or itc to take the matcher's"
+        )
+    if "itm_score" in needs:
+        kind = model_kind(Path(recipe.matching.model.path), "matcher")
+        if kind is ModelKind.CLIP_MATCHER:
+            raise InputError(
+                f"{recipe.matching.model.name!r} is a CLIP, which has no ITM score; give a "
+                "--policy over --score itc, or a BLIP as --matcher and the CLIP as --scorer"
+            )
 
 
 def _fetch(base: Round, options: RoundOptions) -> Download:

@@ -24,8 +24,9 @@ from capfilt.stage import BarrierStage, Stage
 from capfilt.stages.caption import Caption
 from capfilt.stages.dedup import Dedup
 from capfilt.stages.download import Download
-from capfilt.stages.match import MatchCaptions, MatchWeb
+from capfilt.stages.match import MatchCaptions, MatchWeb, ScoreCaptions, ScoreWeb
 from capfilt.stages.phash import Phash
+from capfilt.stages.policies import Policy
 from capfilt.stages.select import Select
 
 _ROUNDS: Final = "rounds"
@@ -41,16 +42,28 @@ class Matching:
 
 
 @dataclass(frozen=True, slots=True)
+class Scoring:
+    """The recipe of a second model whose similarities a policy looks at; two stages too."""
+
+    model: ModelRef
+    precision: Precision = "fp32"
+
+
+@dataclass(frozen=True, slots=True)
 class Round:
-    """One CapFilt round (BLIP, section 3.3). `dedup` None: near-duplicates are kept."""
+    """One CapFilt round (BLIP, section 3.3).
+
+    `dedup` None: near-duplicates are kept. `scorer`: for policies that rank by another model.
+    """
 
     caption: Caption
     matching: Matching
     fetch: Download = Download()
     dedup: Dedup | None = Dedup()
-    select: Select = Select()
+    select: Policy = Select()
     export: ExportConfig = ExportConfig()
     shard_rows: int = 1000
+    scorer: Scoring | None = None
 
     def next(self, captioner: ModelRef, matcher: ModelRef) -> "Round":
         """Return the next bootstrap round: the same recipe with newly trained models."""
@@ -59,6 +72,18 @@ class Round:
             caption=dataclasses.replace(self.caption, model=captioner),
             matching=dataclasses.replace(self.matching, model=matcher),
         )
+
+    @property
+    def models(self) -> tuple[ModelRef, ...]:
+        """All models of the round."""
+        scorer = () if self.scorer is None else (self.scorer.model,)
+        return (self.caption.model, self.matching.model, *scorer)
+
+    @property
+    def precisions(self) -> tuple[Precision, ...]:
+        """The precision of each of `models`."""
+        scorer = () if self.scorer is None else (self.scorer.precision,)
+        return (self.caption.precision, self.matching.precision, *scorer)
 
     def stages(self) -> list[Stage | BarrierStage]:
         """Return the stages in order."""
@@ -69,6 +94,10 @@ class Round:
         stages.append(self.caption)
         stages.append(MatchWeb(how.model, how.itm_token, how.precision))
         stages.append(MatchCaptions(how.model, how.itm_token, how.precision))
+        if self.scorer is not None:
+            second = self.scorer
+            stages.append(ScoreWeb(second.model, precision=second.precision))
+            stages.append(ScoreCaptions(second.model, precision=second.precision))
         if self.dedup is not None:
             stages.append(self.dedup)
         return [*stages, dataclasses.replace(self.select, dedup=self.dedup is not None)]

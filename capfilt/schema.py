@@ -81,6 +81,13 @@ MATCH_CAPTIONS: Final = pa.schema(
     ]
 )
 
+# The same of a second model (`--scorer`): cosine similarities in [-1, 1], CLIP's for most.
+SCORE_WEB: Final = pa.schema([pa.field("similarity", pa.float32())])
+
+SCORE_CAPTIONS: Final = pa.schema(
+    [pa.field("caption_similarities", pa.list_(pa.float32()))]  # aligned with `captions`
+)
+
 PHASH: Final = pa.schema([pa.field("phash", pa.uint64())])  # 64-bit DCT hash; null without image
 
 DEDUP: Final = pa.schema([pa.field("dup_of", pa.string())])  # key of the kept copy, or null

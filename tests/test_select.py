@@ -21,6 +21,7 @@ TYPES = {
     "caption": pa.string(),
     "captions": pa.list_(pa.string()),
     "itm_score": pa.float32(),
+    "itc_score": pa.float32(),
     "caption_itm_scores": pa.list_(pa.float32()),
     "status": pa.string(),
     "caption_error": pa.string(),

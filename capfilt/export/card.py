@@ -2,10 +2,11 @@
 
 import json
 import re
-from typing import Final
+from typing import Any, Final
 
 from capfilt.export.config import Provenance
 
+_BLIP: Final = "Select"  # the policy of BLIP itself
 _ACTIVE: Final = re.compile(r"([\\`*_{}\[\]()#+!|<>&~$])")
 
 
@@ -23,11 +24,11 @@ configs:
 # Image-text pairs, cleaned by CapFilt
 
 {rows:,} pairs of an image and a text, one a row. The texts are those of the web and synthetic ones;
-each was judged alone by an image-text-matching filter (BLIP, arXiv 2201.12086, section 3.3).
+{_judged(recipe["select"])}
 
 - Input: {_plain(provenance.source)}
 - Captioner: {_plain(_model(recipe["caption"]))}
-- Filter: {_plain(_model(recipe["matching"]))}, threshold {recipe["select"]["threshold"]}
+{_filter(recipe)}
 - Made by capfilt {_plain(provenance.capfilt)}; `manifest.json` has the whole recipe and the SHA-256
   of every file.
 
@@ -53,6 +54,24 @@ pairs = load_dataset("parquet", data_files="data/*.parquet", split="train")
 
 The pictures and the texts of the web belong to their owners; this dataset grants no rights to them.
 """
+
+
+def _judged(policy: dict[str, object]) -> str:
+    if policy.get("type", _BLIP) == _BLIP:
+        return "each was judged alone by an image-text-matching filter (BLIP, arXiv 2201.12086)."
+    return "which of them are here was decided over stored scores, by the policy below."
+
+
+def _filter(recipe: dict[str, dict[str, Any]]) -> str:  # JSON
+    policy = recipe["select"]
+    model = _plain(_model(recipe["matching"]))
+    if policy.get("type", _BLIP) == _BLIP:
+        return f"- Filter: {model}, threshold {policy['threshold']}"
+    figures = ", ".join(f"{k} {v}" for k, v in policy.items() if k not in {"type", "dedup"})
+    lines = [f"- Filter: {model}"]
+    if recipe.get("scorer"):
+        lines.append(f"- Scorer: {_plain(_model(recipe['scorer']))}")
+    return "\n".join([*lines, f"- Policy: {_plain(str(policy['type']))}, {_plain(figures)}"])
 
 
 def _model(stage: dict[str, dict[str, str]]) -> str:

@@ -12,10 +12,11 @@ import pyarrow.compute as pc
 from capfilt.errors import DamageError
 from capfilt.schema import FAILED_TO_DOWNLOAD
 from capfilt.stage import ColumnReader
-from capfilt.stages.select import REASONS
+from capfilt.stages.select import ALL_REASONS
 
 _COLUMNS: Final = (
     "itm_score",
+    "itc_score",
     "captions",
     "caption_itm_scores",
     "keep_web",
@@ -61,7 +62,10 @@ class Funnel:
 
     def lines(self) -> list[tuple[str, int]]:
         """Return (label, rows) for the input and every reason; the reasons add up to the input."""
-        return [("input", self.rows), *((r, self.reasons[r]) for r in REASONS if self.reasons[r])]
+        return [
+            ("input", self.rows),
+            *((r, self.reasons[r]) for r in ALL_REASONS if self.reasons[r]),
+        ]
 
     def plain(self) -> dict[str, Any]:  # JSON
         """Return the funnel for machines."""
@@ -116,7 +120,9 @@ def _add(funnel: Funnel, table: pa.Table) -> None:
     web = seen["itm_score"].drop_null().to_numpy()
     texts = pc.list_flatten(seen["captions"])
     synthetic = pc.list_flatten(seen["caption_itm_scores"]).drop_null().to_numpy()
-    funnel.web_judged += len(web)
+    # A matcher without ITM gives a similarity alone; a second model scores what it would not.
+    scored = pc.or_(pc.is_valid(seen["itm_score"]), pc.is_valid(seen["itc_score"]))
+    funnel.web_judged += pc.sum(pc.or_(scored, seen["keep_web"])).as_py() or 0
     funnel.web_kept += pc.sum(seen["keep_web"]).as_py() or 0
     funnel.synthetic_judged += len(texts)
     funnel.synthetic_kept += pc.sum(pc.list_flatten(seen["keep_captions"])).as_py() or 0

@@ -25,7 +25,10 @@ _TITLES: Final = {
     "kept_both": "Kept: the web text and a synthetic one",
     "kept_web": "Kept: the web text alone",
     "kept_synthetic": "Kept: a synthetic text, the web text was rejected",
-    "no_text_kept": "Dropped: no text reached the threshold",
+    "no_text_kept": "Dropped: the policy keeps no text",
+    "short_text": "Dropped: the texts that score well are too short",
+    "small_image": "Dropped: the image is too small",
+    "extreme_aspect": "Dropped: the image is too long and narrow",
     "duplicate_image": "Dropped: near-duplicates of a better-scored image",
     "failed_to_resize": "Failed: no usable image",
     "failed_to_download": "Failed: not fetched",
@@ -48,7 +51,7 @@ p{margin:.2rem 0;overflow-wrap:anywhere}small{opacity:.7}
 
 
 def write_page(
-    reader: ColumnReader, publisher: Publisher, name: str, funnel: Funnel, threshold: float
+    reader: ColumnReader, publisher: Publisher, name: str, funnel: Funnel, threshold: float | None
 ) -> Path:
     """Write `reports/<name>.html` in the run folder, once; returns where it lies."""
     relative = f"reports/{name}.html"
@@ -59,8 +62,8 @@ def write_page(
     return path
 
 
-def render_page(funnel: Funnel, samples: dict[str, list[Sample]], threshold: float) -> str:
-    """Return the page as HTML."""
+def render_page(funnel: Funnel, samples: dict[str, list[Sample]], threshold: float | None) -> str:
+    """Return the page as HTML; `threshold`: of ITM, where the policy has one."""
     sheets = [
         f"<h2>{escape(title)}</h2><div class=sheet>{''.join(map(_figure, samples[reason]))}</div>"
         for reason, title in _TITLES.items()
@@ -93,7 +96,7 @@ def _funnel_table(funnel: Funnel) -> str:
     return f"<table>{''.join(rows)}</table>{''.join(texts)}"
 
 
-def _histogram(funnel: Funnel, threshold: float) -> str:
+def _histogram(funnel: Funnel, threshold: float | None) -> str:
     """Return an SVG: how many texts have which score, the web's and the synthetic, and the cut."""
     width, height, base = 640, 180, 150
     most = max([1, *funnel.web_scores, *funnel.synthetic_scores])
@@ -109,18 +112,24 @@ def _histogram(funnel: Funnel, threshold: float) -> str:
                 f'<rect x="{(place + shift) * step:.1f}" y="{base - tall:.1f}" '
                 f'width="{step * 0.4:.1f}" height="{tall:.1f}" fill="{colour}"/>'
             )
-    cut = width * threshold
     return (
         f'<svg viewBox="0 0 {width} {height}" width="{width}" role="img" '
         f'aria-label="histogram of ITM scores">{"".join(bars)}'
-        f'<line x1="{cut}" x2="{cut}" y1="0" y2="{base}" stroke="currentColor" '
-        'stroke-dasharray="4 3"/>'
-        f'<text x="{min(cut + 4, width - 110)}" y="12" fill="currentColor" font-size="12">'
-        f"threshold {threshold}</text>"
+        f"{'' if threshold is None else _cut_line(threshold, width, base)}"
         f'<text x="0" y="{height - 12}" fill="currentColor" font-size="12">0</text>'
         f'<text x="{width - 8}" y="{height - 12}" fill="currentColor" font-size="12">1</text></svg>'
         '<p><span class=bar style="width:12px"></span> web '
         '<span class=bar style="width:12px;background:var(--syn)"></span> synthetic</p>'
+    )
+
+
+def _cut_line(threshold: float, width: int, base: int) -> str:
+    cut = width * threshold
+    return (
+        f'<line x1="{cut}" x2="{cut}" y1="0" y2="{base}" stroke="currentColor" '
+        'stroke-dasharray="4 3"/>'
+        f'<text x="{min(cut + 4, width - 110)}" y="12" fill="currentColor" font-size="12">'
+        f"threshold {threshold}</text>"
     )
 
 

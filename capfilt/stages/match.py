@@ -1,7 +1,8 @@
 """The match stages: ITM probability and ITC similarity of web texts and of synthetic texts.
 
 They are two stages so that another captioner leaves the web texts' scores alone. Where both run
-in one pass they share one matcher, which encodes each image once.
+in one pass they share one matcher, which encodes each image once. The score stages are the same
+for a second model, of which the cosine similarity alone is kept.
 """
 
 import contextlib
@@ -78,6 +79,36 @@ class MatchCaptions(_Match):
         yield self.transform(match_captions_batch)
 
 
+@dataclass(frozen=True)
+class ScoreWeb(_Match):
+    """Score the web text of every row by a second model's cosine similarity (`--scorer`)."""
+
+    name = "score_web"
+    version = 1
+    needs = ("image", "caption")
+    adds = schema.SCORE_WEB
+
+    @contextlib.contextmanager
+    def open(self) -> Iterator[Transform]:
+        """Load the scorer, and yield the transform."""
+        yield self.transform(score_web_batch)
+
+
+@dataclass(frozen=True)
+class ScoreCaptions(_Match):
+    """Score the synthetic texts of every row by a second model's cosine similarity."""
+
+    name = "score_captions"
+    version = 1
+    needs = ("image", "captions")
+    adds = schema.SCORE_CAPTIONS
+
+    @contextlib.contextmanager
+    def open(self) -> Iterator[Transform]:
+        """Load the scorer, and yield the transform."""
+        yield self.transform(score_captions_batch)
+
+
 def match_web_batch(matcher: Matcher, batch: pa.RecordBatch) -> pa.RecordBatch:
     """Score each row's own web text; a row without an image, or without a text, gets null."""
     places, images, errors = _decoded(matcher, batch)
@@ -108,6 +139,29 @@ def match_captions_batch(matcher: Matcher, batch: pa.RecordBatch) -> pa.RecordBa
     return pa.record_batch(arrays, schema=schema.MATCH_CAPTIONS)
 
 
+def score_web_batch(scorer: Matcher, batch: pa.RecordBatch) -> pa.RecordBatch:
+    """Return each web text's similarity; a row without an image, or without a text, gets null."""
+    places, images, _ = _decoded(scorer, batch)
+    captions = batch.column("caption").to_pylist()
+    texts = [[captions[place]] if captions[place] else [] for place in places]
+    scores: list[float | None] = [None] * batch.num_rows
+    for place, own in zip(places, scorer.match(images, texts)[1], strict=True):
+        scores[place] = _nulled(own)[0] if own else None
+    return pa.record_batch([pa.array(scores, pa.float32())], schema=schema.SCORE_WEB)
+
+
+def score_captions_batch(scorer: Matcher, batch: pa.RecordBatch) -> pa.RecordBatch:
+    """Return each row's synthetic texts' similarities; a row without them gets null."""
+    places, images, _ = _decoded(scorer, batch)
+    captions = batch.column("captions").to_pylist()
+    texts = [captions[place] or [] for place in places]
+    scores: list[list[float | None] | None] = [None] * batch.num_rows
+    for place, own in zip(places, scorer.match(images, texts)[1], strict=True):
+        scores[place] = _nulled(own)
+    column = pa.array(scores, pa.list_(pa.float32()))
+    return pa.record_batch([column], schema=schema.SCORE_CAPTIONS)
+
+
 def _decoded(
     matcher: Matcher, batch: pa.RecordBatch
 ) -> tuple[list[int], list[Pixels], list[str | None]]:
@@ -118,7 +172,7 @@ def _nulled(scores: list[float]) -> list[float | None]:
     return [None if math.isnan(score) else score for score in scores]
 
 
-@functools.lru_cache(maxsize=1)
+@functools.lru_cache(maxsize=2)  # a matcher and a scorer
 def _shared_matcher(model: ModelRef, itm_token: str, device: str, precision: Precision) -> Matcher:
     from capfilt.models.opening import open_matcher
 

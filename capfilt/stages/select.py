@@ -31,6 +31,14 @@ REASONS: Final = (
     "kept_both",
 )
 _PLACES: Final = {reason: place for place, reason in enumerate(REASONS)}
+# What other policies say besides; in the order in which a funnel tells them.
+ALL_REASONS: Final = (
+    *REASONS[:6],
+    "small_image",
+    "extreme_aspect",
+    "short_text",  # a text reached the score, and is too short
+    *REASONS[6:],
+)
 
 
 @dataclass(frozen=True)
@@ -117,10 +125,7 @@ def _repeats(
     Case and surrounding space do not count. Texts become numbers by dictionary encoding, so that
     rows are compared without a loop.
     """
-    said = pa.concat_arrays([web_texts, texts.cast(web_texts.type)])
-    folded = pc.utf8_lower(pc.utf8_trim_whitespace(said)).dictionary_encode()
-    codes = _numbers(folded.indices, -1).astype(np.int64)
-    web_codes, own = codes[: len(web_texts)], codes[len(web_texts) :]
+    web_codes, own = folded_codes(web_texts, texts)
     repeats: npt.NDArray[np.bool_] = web[row] & (web_codes[row] == own)
     # Among the kept texts, the first of each (row, text) stays: a stable sort brings them together.
     kept = np.flatnonzero(keep & ~repeats)
@@ -128,6 +133,27 @@ def _repeats(
     same = (row[order][1:] == row[order][:-1]) & (own[order][1:] == own[order][:-1])
     repeats[order[1:][same]] = True
     return repeats
+
+
+def folded_codes(
+    web_texts: pa.Array, texts: pa.Array
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Return a number for each text: equal where they say the same; -1 for null."""
+    said = pa.concat_arrays([web_texts, texts.cast(web_texts.type)])
+    folded = pc.utf8_lower(pc.utf8_trim_whitespace(said)).dictionary_encode()
+    codes = _numbers(folded.indices, -1).astype(np.int64)
+    return codes[: len(web_texts)], codes[len(web_texts) :]
+
+
+def faults(batch: pa.RecordBatch, dedup: bool) -> npt.NDArray[np.int8]:
+    """Return each row's place in `ALL_REASONS` of why it can keep nothing, whatever its scores.
+
+    Rows that can keep something have that of `no_text_kept`.
+    """
+    nothing = np.zeros(batch.num_rows, bool)
+    own = _reasons(batch, dedup, nothing, nothing)
+    places: npt.NDArray[np.int8] = np.array([ALL_REASONS.index(r) for r in REASONS], np.int8)[own]
+    return places
 
 
 def _reasons(
