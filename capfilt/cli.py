@@ -1,15 +1,12 @@
 """The command line: parse, call, print. Heavy libraries are imported by what a command calls."""
 
-import json
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 
-from capfilt import __version__
-from capfilt.errors import CapfiltError
+from capfilt import __version__, cli_train
+from capfilt.console import errors, progress_bar, say, show
 
 EXIT_CODES = """Exit codes: 0 done; 1 a bug or an unexpected failure; 2 the input, an option or a
 model is unusable, nothing was run; 3 files of the run are torn, missing or foreign, or the run is
@@ -150,12 +147,12 @@ def run(
         download_missing=download_missing,
     )
     options = _round_options(ctx)
-    with _errors():
+    with errors():
         if ctx.command.name == "plan":
-            _show(commands.plan(spec, options, out), as_json)
+            show(commands.plan(spec, options, out), as_json)
         else:
             work = commands.Work(workers, device, rank, world_size)
-            _show(commands.run(spec, options, out, work, _progress(quiet), _say), as_json)
+            show(commands.run(spec, options, out, work, progress_bar(quiet), say), as_json)
 
 
 @app.command()
@@ -163,8 +160,8 @@ def status(run_dir: RunDir, as_json: AsJson = False) -> None:
     """Say how far a run is: shards and rows done by every stage, failures, and the funnel."""
     from capfilt import commands
 
-    with _errors():
-        _show(commands.status(run_dir), as_json)
+    with errors():
+        show(commands.status(run_dir), as_json)
 
 
 @app.command()
@@ -187,9 +184,9 @@ def retry(
 
     work = commands.Work(workers, device)
     waits = commands.Waits(timeout, total_timeout)
-    with _errors():
-        result = commands.retry(run_dir, waits, fetch_only, work, _progress(quiet), _say)
-        _show(result, as_json)
+    with errors():
+        result = commands.retry(run_dir, waits, fetch_only, work, progress_bar(quiet), say)
+        show(result, as_json)
 
 
 @app.command()
@@ -204,9 +201,9 @@ def export(
     """Write the cleaned dataset of a finished run again, elsewhere or with another threshold."""
     from capfilt import commands
 
-    with _errors():
-        result = commands.export(run_dir, to, threshold, file_mb, _progress(quiet), _say)
-        _show(result, as_json)
+    with errors():
+        result = commands.export(run_dir, to, threshold, file_mb, progress_bar(quiet), say)
+        show(result, as_json)
 
 
 @app.command()
@@ -214,9 +211,9 @@ def verify(run_dir: RunDir, as_json: AsJson = False, quiet: Quiet = False) -> No
     """Read everything again and check digests, counts and schemas. Exit code 3 on damage."""
     from capfilt import commands
 
-    with _errors():
-        found = commands.verify(run_dir, _progress(quiet))
-        _show(found, as_json)
+    with errors():
+        found = commands.verify(run_dir, progress_bar(quiet))
+        show(found, as_json)
         if found.problems:
             raise typer.Exit(3)
 
@@ -242,14 +239,14 @@ def evaluate(
     """Judge models: retrieval TR@k and IR@k, captions by CIDEr and BLEU, a filter by ROC-AUC."""
     from capfilt import commands
 
-    with _errors():
+    with errors():
         found = commands.evaluate(
             data,
             commands.Judged(captioner, matcher, truth_col, limit),
             commands.Judging(top, threshold, precision, device),
-            _progress(quiet),
+            progress_bar(quiet),
         )
-        _show(found, as_json)
+        show(found, as_json)
 
 
 @app.command()
@@ -262,8 +259,11 @@ def gc(
     """List what the latest round does not need; with --yes remove it."""
     from capfilt import commands
 
-    with _errors():
-        _show(commands.gc(run_dir, keep, yes), as_json)
+    with errors():
+        show(commands.gc(run_dir, keep, yes), as_json)
+
+
+app.add_typer(cli_train.app, name="train")
 
 
 def main() -> NoReturn:
@@ -286,31 +286,3 @@ def _round_options(ctx: typer.Context) -> Any:  # RoundOptions, which is importe
 
     names = {field.name for field in dataclasses.fields(RoundOptions)}
     return RoundOptions(**{name: given for name, given in ctx.params.items() if name in names})
-
-
-def _progress(quiet: bool) -> Callable[[str, int], AbstractContextManager[Callable[[int], None]]]:
-    from capfilt.report.progress import progress
-
-    return lambda label, total: progress(label, total, quiet=quiet)
-
-
-def _say(line: str) -> None:
-    """Tell a person something; standard output is kept for results."""
-    typer.echo(line, err=True)
-
-
-def _show(result: Any, as_json: bool) -> None:  # any result of `commands`: it renders itself
-    typer.echo(json.dumps(result.plain(), indent=1) if as_json else result.text())
-
-
-@contextmanager
-def _errors() -> Iterator[None]:
-    """Print what capfilt raises on purpose as one message, with its exit code."""
-    try:
-        yield
-    except CapfiltError as error:
-        typer.echo(f"capfilt: {error}", err=True)
-        raise typer.Exit(error.exit_code) from error
-    except KeyboardInterrupt:
-        typer.echo("capfilt: interrupted; run the same command again to go on", err=True)
-        raise typer.Exit(130) from None

@@ -18,7 +18,7 @@ LAYERS = (
     "stages",
     "plan executors worker engine round configs options retry status verify garbage cost finish "
     "export report evaluate train",
-    "commands cli __main__",
+    "commands commands_train console cli_train cli __main__",
 )
 LEVELS = {name: level for level, names in enumerate(LAYERS) for name in names.split()}
 # They stand beside the layers: they import what they like, and nothing below L4 imports them.
@@ -31,7 +31,10 @@ MADE_FOR_HEAVY = (
     "capfilt.demo.train",
     *(
         f"capfilt.train.{name}"
-        for name in ("gather", "losses", "med", "momentum", "objective", "tokens", "towers")
+        for name in (
+            *("gather", "jobs", "loop", "losses", "med", "momentum", "objective", "run"),
+            *("tokens", "towers"),
+        )
     ),
 )
 MODULES = {

@@ -1,0 +1,63 @@
+"""What `capfilt train` does."""
+
+import os
+from typing import TYPE_CHECKING, Any, get_args
+
+from capfilt.engine import Progress, choose_devices
+from capfilt.errors import InputError
+
+if TYPE_CHECKING:
+    from capfilt.train.run import Trained
+
+
+def train(kind: str, given: dict[str, Any], progress: Progress) -> "Trained":
+    """Run a training, or go on with it; `given` are the command line's options by name.
+
+    Raises:
+        InputError: options or data that cannot be used.
+    """
+    from capfilt.train.loop import Looping, Metrics
+    from capfilt.train.options import Kind, TrainOptions, augment_of, mixture_of, recipe_of
+    from capfilt.train.reader import Reader, Reading
+    from capfilt.train.run import Training, start_of
+    from capfilt.train.run import train as trained
+
+    if kind not in get_args(Kind):
+        raise InputError(f"there is no training {kind!r}")
+    device = _own(choose_devices(given.pop("device")))
+    data = tuple(given.pop("data"))
+    options = TrainOptions(kind=kind, data=data, device=device, **given)  # type: ignore[arg-type]  # checked above
+    name, fresh = _start(options.like, options.init)
+    start = start_of(name, fresh=fresh)
+    mixture = mixture_of(options)
+    samples = Reader(mixture, Reading(batch_size=1, side=1)).epoch_samples
+    recipe = recipe_of(options, samples, start.folder)
+    training = Training(
+        recipe=recipe,
+        start=start,
+        mixture=mixture,
+        augment=augment_of(options),
+        looping=Looping(options.out, options.every, options.precision, options.device),
+        workers=options.workers,
+        recompute=options.recompute,
+    )
+    with progress(f"train {kind}", recipe.optim.steps) as told:
+
+        def heard(_: Metrics) -> None:
+            told(1)
+
+        return trained(training, heard)
+
+
+def _start(like: str | None, init: str | None) -> tuple[str, bool]:
+    if (like is None) == (init is None):
+        raise InputError(
+            "give --like CHECKPOINT (fresh weights of its architecture) or --init MODEL (go on "
+            "from its weights), one of the two"
+        )
+    return (like, True) if like is not None else (str(init), False)
+
+
+def _own(devices: tuple[str, ...]) -> str:
+    """Return the device of this process: torchrun numbers the processes of a machine."""
+    return devices[int(os.environ.get("LOCAL_RANK", "0")) % len(devices)]

@@ -1,0 +1,52 @@
+"""What commands have in common: progress on standard error, results on standard output, errors."""
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
+import typer
+
+from capfilt.errors import CapfiltError
+
+Bars = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
+
+
+def run_and_show(
+    work: Callable[[Bars], Any],  # any result: it renders itself
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Do a command's work under a progress bar and print its result, or its error."""
+    with errors():
+        show(work(progress_bar(quiet)), as_json)
+
+
+def progress_bar(quiet: bool) -> Bars:
+    """Return what makes a bar, or lines, of a label and a number of rows."""
+    from capfilt.report.progress import progress
+
+    return lambda label, total: progress(label, total, quiet=quiet)
+
+
+def say(line: str) -> None:
+    """Tell a person something; standard output is kept for results."""
+    typer.echo(line, err=True)
+
+
+def show(result: Any, as_json: bool) -> None:  # any result of `commands`
+    """Print a result, which renders itself for people and for machines."""
+    typer.echo(json.dumps(result.plain(), indent=1) if as_json else result.text())
+
+
+@contextmanager
+def errors() -> Iterator[None]:
+    """Print what capfilt raises on purpose as one message, with its exit code."""
+    try:
+        yield
+    except CapfiltError as error:
+        typer.echo(f"capfilt: {error}", err=True)
+        raise typer.Exit(error.exit_code) from error
+    except KeyboardInterrupt:
+        typer.echo("capfilt: interrupted; run the same command again to go on", err=True)
+        raise typer.Exit(130) from None

@@ -1,0 +1,131 @@
+"""From command-line options to a training: BLIP's recipe, with what is given changed."""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from capfilt.errors import InputError
+from capfilt.models.recipe import Precision
+from capfilt.train.augment import KEEPS_COLOUR, Augment
+from capfilt.train.data import Mixture, Stream
+from capfilt.train.recipe import FineTuneCaptioner, FineTuneFilter, Optim, Pretrain
+
+Kind = Literal["pretrain", "captioner", "filter"]
+Augmentation = Literal["none", "blip", "colour-safe"]
+
+
+@dataclass(frozen=True, slots=True)
+class TrainOptions:
+    """Options of `capfilt train`, None where BLIP's own figure is meant."""
+
+    kind: Kind
+    data: tuple[str, ...]
+    out: Path
+    like: str | None = None
+    init: str | None = None
+    epochs: int | None = None
+    steps: int | None = None
+    batch_size: int | None = None
+    accumulate: int | None = None
+    peak_lr: float | None = None
+    warmup_steps: int | None = None
+    weight_decay: float | None = None
+    clip: float | None = None
+    side: int | None = None
+    queue_size: int | None = None
+    one_text: bool = False
+    augment: Augmentation = "none"
+    seed: int = 0
+    precision: Precision = "fp32"
+    device: str = "cpu"
+    workers: int = 2
+    every: int = 500
+    recompute: bool = False
+
+
+def mixture_of(options: TrainOptions) -> Mixture:
+    """Return the data: folders, each `DIR` or `DIR=WEIGHT`.
+
+    Raises:
+        InputError: a weight is no number.
+    """
+    texts: Literal["all", "one"] = "one" if options.one_text else "all"
+    return Mixture(tuple(_stream(given, texts) for given in options.data))
+
+
+def _stream(given: str, texts: Literal["all", "one"]) -> Stream:
+    folder, _, weight = given.partition("=")
+    try:
+        return Stream(Path(folder), weight=float(weight) if weight else None, texts=texts)
+    except ValueError as error:
+        raise InputError(f"{given}: {weight!r} is no weight; give DIR or DIR=0.5") from error
+
+
+def augment_of(options: TrainOptions) -> Augment | None:
+    """Return what is done to images: nothing, BLIP's, or BLIP's less what could change a colour."""
+    if options.augment == "none":
+        return None
+    return Augment() if options.augment == "blip" else Augment(operations=KEEPS_COLOUR)
+
+
+def recipe_of(
+    options: TrainOptions, samples: int, start: Path
+) -> Pretrain | FineTuneCaptioner | FineTuneFilter:
+    """Return BLIP's recipe for so many samples, with what was given changed.
+
+    Raises:
+        InputError: a value is out of its range, or --epochs and --steps are both given.
+    """
+    if options.epochs is not None and options.steps is not None:
+        raise InputError("--epochs and --steps exclude each other: give one")
+    config = _config(start)
+    vit: Literal["base", "large"] = (
+        "large" if config["vision_config"].get("hidden_size", 768) > 768 else "base"
+    )
+    kinds: dict[Kind, Any] = {
+        "pretrain": Pretrain,
+        "captioner": FineTuneCaptioner,
+        "filter": FineTuneFilter,
+    }
+    epochs = {} if options.epochs is None else {"epochs": options.epochs}
+    base = kinds[options.kind].blip(samples, vit, seed=options.seed, **epochs)
+    side = options.side or config["vision_config"].get("image_size", 384)
+    changed = dataclasses.replace(base, optim=_optim(base.optim, options, samples), side=side)
+    if options.queue_size is None or options.kind == "captioner":
+        return changed  # type: ignore[no-any-return]  # one of the three
+    itc = dataclasses.replace(changed.itc, queue_size=options.queue_size)
+    return dataclasses.replace(changed, itc=itc)  # type: ignore[no-any-return]  # likewise
+
+
+def _optim(base: Optim, options: TrainOptions, samples: int) -> Optim:
+    """Change BLIP's optimisation; as many epochs as it has, whatever the batch is."""
+    batch = options.batch_size or base.batch_size
+    steps = options.steps or max(1, round(base.steps * base.batch_size / batch))
+    warmup = options.warmup_steps
+    if warmup is None:
+        warmup = min(base.warmup_steps, steps // 10)
+    given = {
+        "peak_lr": options.peak_lr,
+        "accumulate": options.accumulate,
+        "weight_decay": options.weight_decay,
+        "clip": options.clip,
+    }
+    kept = {name: value for name, value in given.items() if value is not None}
+    return dataclasses.replace(
+        base,
+        steps=steps,
+        batch_size=batch,
+        warmup_steps=warmup,
+        **kept,  # type: ignore[arg-type]  # the fields' own types
+    )
+
+
+def _config(start: Path) -> dict[str, Any]:  # JSON
+    for name in (".", "med", "captioner", "matcher"):
+        file = start / name / "config.json"
+        if file.exists():
+            config: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+            return config
+    raise InputError(f"{start} has no config.json; give a checkpoint or an earlier training")

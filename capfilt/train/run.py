@@ -1,0 +1,247 @@
+"""One training from start to folder: open data and model, optimise, publish what it is for."""
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import distributed
+from transformers import AutoConfig, AutoTokenizer
+from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
+
+from capfilt.checkpoints import resolve_model
+from capfilt.errors import InputError, ModelError
+from capfilt.fingerprint import fingerprint
+from capfilt.publish import Publisher, explained
+from capfilt.train.augment import Augment
+from capfilt.train.data import Mixture
+from capfilt.train.jobs import Job, Recipe, save_results
+from capfilt.train.loop import Looping, Metrics, optimise
+from capfilt.train.med import Med
+from capfilt.train.plot import loss_plot
+from capfilt.train.reader import Cursor, Reader, Reading
+
+RESULT = "model"
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Where weights and vocabulary come from.
+
+    `folder` holds a checkpoint. `fresh`: only its architecture, tokenizer and preprocessing are
+    taken, and weights start anew. Otherwise it is what an earlier training published: a folder with
+    `med`, or one with `captioner` and/or `matcher`, or a single checkpoint of either kind.
+    `digest` says what is in it.
+    """
+
+    folder: Path
+    fresh: bool
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """A whole training; `identity` is a digest of all that its result depends on."""
+
+    recipe: Recipe
+    start: Start
+    mixture: Mixture
+    augment: Augment | None = None
+    window: int = 4096
+    looping: Looping = Looping(Path("runs/train"))
+    workers: int = 0
+    recompute: bool = False
+
+    def identity(self, order: str) -> str:
+        """Return the digest, over data read in an `order` (`Cursor.order`).
+
+        Where files lie, and how many workers read them, is not in it.
+        """
+        start = (self.start.fresh, self.start.digest)
+        kind = type(self.recipe).__name__
+        return fingerprint((kind, self.recipe, start, self.augment, self.looping.precision, order))
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """What a training left."""
+
+    folder: Path
+    steps: int
+    first: Metrics
+    last: Metrics
+
+    def text(self) -> str:
+        """Return what a person reads at the end."""
+        losses = ", ".join(
+            f"{name} {self.first[name]:.3f} to {self.last[name]:.3f}"
+            for name in self.last
+            if name not in {"step", "lr", "norm"} and name in self.first
+        )
+        return f"{self.steps:,} steps, {losses}\nmodels: {self.folder / RESULT}"
+
+    def plain(self) -> dict[str, Any]:  # JSON
+        """Return the result for machines."""
+        told = asdict(self)
+        return {**told, "folder": str(self.folder), "models": str(self.folder / RESULT)}
+
+
+def train(training: Training, told: Callable[[Metrics], None]) -> Trained:
+    """Run a training, or go on with it, or find that it is done.
+
+    Raises:
+        InputError: data or options that cannot be used, or the folder of another training.
+        ModelError: a start that is no BLIP.
+        StorageError: the folder cannot be written.
+    """
+    how, reader_at = training.looping, _reader_at(training)
+    identity = training.identity(reader_at(None).cursor().order)
+    done = _finished(how.folder, identity)
+    if done is not None:
+        return done
+    with _processes(how.device):
+        job = _job(training)
+        metrics = optimise(job, reader_at, how, identity, told)
+        if int(os.environ.get("RANK", "0")) == 0:
+            _publish(training, job, metrics, identity)
+    return Trained(how.folder, len(metrics), metrics[0], metrics[-1])
+
+
+def start_of(name: str, *, fresh: bool) -> Start:
+    """Return a start of that name: a folder, a hub name, or `embedded`.
+
+    Raises:
+        ModelError: there is no such checkpoint.
+    """
+    given = Path(name)
+    trained = [given / role for role in ("med", "captioner", "matcher") if (given / role).is_dir()]
+    if trained:
+        # A MED has all that its exports have.
+        folder, parts = given, trained[:1] if trained[0].name == "med" else trained
+    else:
+        folder = Path(resolve_model(name, "captioner").path)
+        parts = [folder]
+    wanted = ("*.json", "*.txt") if fresh else ("*.json", "*.txt", "*.safetensors")
+    digest = hashlib.sha256()
+    for file in sorted({file for part in parts for kind in wanted for file in part.glob(kind)}):
+        with file.open("rb") as stream:
+            content = hashlib.file_digest(stream, "sha256").hexdigest()
+        digest.update(f"{file.parent.name}/{file.name}\0{content}\n".encode())
+    return Start(folder.resolve(), fresh, digest.hexdigest())
+
+
+def _finished(folder: Path, identity: str) -> Trained | None:
+    file = folder / RESULT / "training.json"
+    if not file.exists():
+        return None
+    plain = json.loads(file.read_text(encoding="utf-8"))
+    if plain["identity"] != identity:
+        raise InputError(
+            f"{folder} holds another training (other recipe, data or start); "
+            "give another folder, or remove it"
+        )
+    return Trained(folder, plain["steps"], plain["first"], plain["last"])
+
+
+@contextlib.contextmanager
+def _processes(device: str) -> Iterator[None]:
+    """Join the other processes where torchrun started several."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield
+        return
+    distributed.init_process_group("gloo" if device == "cpu" else "nccl")
+    try:
+        yield
+    finally:
+        distributed.destroy_process_group()
+
+
+def _job(training: Training) -> Job:
+    how, start = training.looping, training.start
+    if how.device == "cpu":
+        # One result whatever the machine: sums of several threads differ in their last bits.
+        torch.set_num_threads(1)
+    med = _med(start, training.recipe)
+    if training.recipe.side != med.config.vision_config.image_size:
+        med.resize(training.recipe.side)
+    med.recompute = training.recompute
+    tokenizer = AutoTokenizer.from_pretrained(_vocabulary(start.folder), local_files_only=True)
+    return Job(med, tokenizer, training.recipe).to(how.device)
+
+
+def _med(start: Start, recipe: Recipe) -> Med:
+    folder = start.folder
+    if start.fresh:
+        config = AutoConfig.from_pretrained(_vocabulary(folder), local_files_only=True)
+        if config.model_type != "blip":
+            raise ModelError(f"{folder} is a {config.model_type}; MED is built like a BLIP")
+        config.vision_config.image_size = recipe.side
+        return Med.new(config, recipe.seed)
+    if (folder / "med").is_dir():
+        return Med.load(folder / "med")
+    roles = {role: folder / role for role in ("captioner", "matcher") if (folder / role).is_dir()}
+    if roles:
+        return Med.from_folders(roles.get("captioner"), roles.get("matcher"), seed=recipe.seed)
+    kind = json.loads((folder / "config.json").read_text(encoding="utf-8"))["architectures"]
+    if "BlipForImageTextRetrieval" in kind:
+        return Med.from_folders(None, folder, seed=recipe.seed)
+    return Med.from_folders(folder, None, seed=recipe.seed)
+
+
+def _vocabulary(folder: Path) -> Path:
+    """Return the folder of the tokenizer: a checkpoint's own, or that of one beside it."""
+    for name in (".", "med", "captioner", "matcher"):
+        if (folder / name / "tokenizer_config.json").exists():
+            return folder / name
+    raise ModelError(
+        f"{folder} has no tokenizer_config.json; a checkpoint has one beside its weights"
+    )
+
+
+def _reader_at(training: Training) -> Callable[[Cursor | None], Reader]:
+    optim, recipe = training.recipe.optim, training.recipe
+    if optim.batch_size % optim.accumulate:
+        raise InputError(f"a batch of {optim.batch_size} in {optim.accumulate} parts is not whole")
+    reading = Reading(
+        batch_size=optim.batch_size // optim.accumulate,
+        side=recipe.side,
+        seed=recipe.seed,
+        augment=training.augment,
+        window=training.window,
+        workers=training.workers,
+    )
+    rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    return lambda cursor: Reader(training.mixture, reading, rank, world, cursor)
+
+
+def _publish(training: Training, job: Job, metrics: list[Metrics], identity: str) -> None:
+    """Put the models, their vocabulary and the record of the training into their place, whole."""
+    folder = training.looping.folder
+    tokenizer = AutoTokenizer.from_pretrained(
+        _vocabulary(training.start.folder), local_files_only=True
+    )
+    side = training.recipe.side
+
+    def processors(own: Path) -> None:
+        tokenizer.save_pretrained(own)
+        BlipImageProcessorPil(size={"height": side, "width": side}).save_pretrained(own)
+
+    with Publisher(folder).scratch_dir() as scratch:
+        save_results(job, scratch, processors)
+        (scratch / "loss.svg").write_text(loss_plot(metrics), encoding="utf-8")
+        record = {
+            "identity": identity,
+            "recipe": {type(training.recipe).__name__: asdict(training.recipe)},
+            "steps": len(metrics),
+            "first": metrics[0],
+            "last": metrics[-1],
+        }
+        (scratch / "training.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
+        with explained(folder / RESULT):
+            if not (folder / RESULT).exists():
+                scratch.rename(folder / RESULT)
