@@ -122,3 +122,10 @@ def test_the_command_tells_machines(data: Path) -> None:
     nothing = subprocess.run(command[:5], capture_output=True, text=True, check=False)
     assert nothing.returncode == 2
     assert "give --captioner, --matcher or both" in nothing.stderr
+
+
+def test_a_matcher_that_is_no_blip_is_refused(tmp_path: Path, data: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "clip", "architectures": ["CLIPModel"]}')
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    with pytest.raises(InputError, match="is no BLIP"):
+        evaluate(load_pairs(str(data)), None, str(tmp_path), Settings(), lambda _: None)

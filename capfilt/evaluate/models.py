@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -12,8 +13,9 @@ from capfilt.evaluate.captions import CaptionScores, caption_scores
 from capfilt.evaluate.judging import Judgement, judge
 from capfilt.evaluate.pairs import Pairs
 from capfilt.evaluate.retrieval import Floats, Recalls, recalls, reranked
-from capfilt.images import UndecodableImage, load_rgb
-from capfilt.models.protocols import Pixels
+from capfilt.images import Framing, UndecodableImage, load_rgb
+from capfilt.models.kinds import ModelKind, model_kind
+from capfilt.models.protocols import Pixels, framing_of
 from capfilt.models.recipe import Beam, Lengths, Precision
 
 if TYPE_CHECKING:
@@ -104,9 +106,9 @@ def evaluate(
 
 
 def _written(name: str, pairs: Pairs, how: Settings, told: Told) -> list[str]:
-    from capfilt.models.blip import BlipCaptioner
+    from capfilt.models.opening import open_captioner
 
-    captioner = BlipCaptioner(
+    captioner = open_captioner(
         resolve_model(name, "captioner"),
         decoding=Beam(how.num_beams),
         lengths=how.lengths,
@@ -118,7 +120,8 @@ def _written(name: str, pairs: Pairs, how: Settings, told: Told) -> list[str]:
     )
     texts: list[str] = []
     for start in range(0, len(pairs.images), _SLICE):
-        pixels = _pixels(pairs.images[start : start + _SLICE], captioner.side)
+        part = pairs.images[start : start + _SLICE]
+        pixels = _pixels(part, captioner.side, framing_of(captioner))
         texts += [own for [own] in captioner.caption(pixels, [""] * len(pixels))]
         told(len(pixels))
     return texts
@@ -129,7 +132,10 @@ def _matched(
 ) -> tuple[Recalls, Recalls, Judgement | None]:
     from capfilt.models.blip import BlipMatcher
 
-    matcher = BlipMatcher(resolve_model(name, "matcher"), "enc", how.device, how.precision)
+    ref = resolve_model(name, "matcher")
+    if model_kind(Path(ref.path), "matcher") is not ModelKind.BLIP_MATCHER:
+        raise InputError(f"{name!r} is no BLIP: of matchers, only BLIP's are evaluated")
+    matcher = BlipMatcher(ref, "enc", how.device, how.precision)
     judged = _judged(matcher, pairs, how) if pairs.truth is not None else None
     true = pairs.true()
     owners = [image for image, own in enumerate(true.texts) for _ in own]
@@ -183,8 +189,8 @@ def _rescorer(
     return rescore
 
 
-def _pixels(images: list[bytes], side: int) -> list[Pixels]:
+def _pixels(images: list[bytes], side: int, framing: Framing = "squash") -> list[Pixels]:
     try:
-        return [load_rgb(image, side) for image in images]
+        return [load_rgb(image, side, framing) for image in images]
     except UndecodableImage as error:
         raise InputError(f"an image to evaluate on cannot be decoded: {error}") from error
