@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from capfilt.demo.vocab import build_tokenizer
+
 _SPECIAL: Final = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 _VOCABULARY: Final = 30522  # of BERT; [DEC] and [ENC] come after it
 _SIDE: Final = 384
@@ -72,30 +74,9 @@ def configuration(architecture: Architecture) -> Any:  # transformers' configura
 
 
 def _save_processors(folder: Path) -> None:
-    from tokenizers import Tokenizer
-    from tokenizers.models import WordPiece
-    from tokenizers.normalizers import BertNormalizer
-    from tokenizers.pre_tokenizers import BertPreTokenizer
-    from tokenizers.processors import TemplateProcessing
-    from transformers import PreTrainedTokenizerFast
     from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 
     words = ["a", "picture", "of", *(f"w{i}" for i in range(_VOCABULARY))]
-    vocabulary = {word: i for i, word in enumerate([*_SPECIAL, *words][:_VOCABULARY])}
-    tokenizer = Tokenizer(WordPiece(vocabulary, unk_token="[UNK]"))
-    tokenizer.normalizer = BertNormalizer(lowercase=True)
-    tokenizer.pre_tokenizer = BertPreTokenizer()
-    tokenizer.post_processor = TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
-    )
-    PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        pad_token="[PAD]",
-        unk_token="[UNK]",
-        cls_token="[CLS]",
-        sep_token="[SEP]",
-        mask_token="[MASK]",
-        bos_token="[DEC]",
-        additional_special_tokens=["[ENC]"],
-    ).save_pretrained(folder)
+    tokens = {word: i for i, word in enumerate([*_SPECIAL, *words][:_VOCABULARY])}
+    build_tokenizer(tokens).save_pretrained(folder)
     BlipImageProcessorPil(size={"height": _SIDE, "width": _SIDE}).save_pretrained(folder)

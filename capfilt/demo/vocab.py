@@ -24,8 +24,11 @@ def vocabulary() -> dict[str, int]:
     return {token: number for number, token in enumerate(dict.fromkeys(tokens))}
 
 
-def build_tokenizer() -> Any:  # transformers' tokenizers are untyped
-    """Build the tokenizer: BERT's normalisation and splitting, [CLS] text [SEP]."""
+def build_tokenizer(tokens: dict[str, int] | None = None) -> Any:  # untyped classes
+    """Build a tokenizer: BERT's normalisation and splitting, [CLS] text [SEP].
+
+    `tokens` are token -> id, by default this module's; special tokens that it lacks come after.
+    """
     from tokenizers import Tokenizer
     from tokenizers.models import WordPiece
     from tokenizers.normalizers import BertNormalizer
@@ -33,11 +36,13 @@ def build_tokenizer() -> Any:  # transformers' tokenizers are untyped
     from tokenizers.processors import TemplateProcessing
     from transformers import PreTrainedTokenizerFast
 
-    tokenizer = Tokenizer(WordPiece(vocabulary(), unk_token="[UNK]", max_input_chars_per_word=40))
+    known = vocabulary() if tokens is None else tokens
+    tokenizer = Tokenizer(WordPiece(known, unk_token="[UNK]", max_input_chars_per_word=40))
     tokenizer.normalizer = BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = BertPreTokenizer()
     tokenizer.post_processor = TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", CLS), ("[SEP]", SEP)]
+        single="[CLS] $A [SEP]",
+        special_tokens=[(special, known[special]) for special in ("[CLS]", "[SEP]")],
     )
     from tokenizers.decoders import WordPiece as WordPieceDecoder
 
