@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from capfilt.demo.quality import MODELS
 from capfilt.models.recipe import Nucleus
 from capfilt.options import load_pipeline
 
@@ -61,8 +62,23 @@ def test_the_examples_run(bootstrap: tuple[Path, str]) -> None:
     urls = bootstrap[0].parent / "run-web" / "urls.parquet"
     printed = python("examples/run_a_round.py", str(urls), str(bootstrap[0].parent / "again"))
     assert "clean pairs" in printed
+    _losses("train_with_datasets.py", export, MODELS / "captioner", 3)
+    tars = bootstrap[0].parent / "tars"
+    tars.mkdir()
+    _losses("train_with_webdataset.py", export, MODELS / "matcher", tars, 3)
+    assert list(tars.glob("*.tar"))
     for example in (ROOT / "examples").glob("*.py"):
         assert len(example.read_text().splitlines()) <= 60
+
+
+def _losses(example: str, *arguments: object) -> None:
+    """Run an example that trains; it prints a loss for each of its steps."""
+    printed = python(f"examples/{example}", *map(str, arguments))
+    losses = [
+        float(loss) for loss in re.findall(r"^step \d+ loss ([\d.]+)$", printed, re.MULTILINE)
+    ]
+    assert len(losses) == 3
+    assert all(0 < loss < 20 for loss in losses)
 
 
 def test_the_commands_of_the_readme_exist() -> None:
