@@ -31,6 +31,7 @@ ItmToken = Literal["enc", "cls"]
 Precision = Literal["fp32", "bf16"]
 PolicyName = Literal["blip", "blip2", "laion-coco", "nguyen", "datacomp", "fusion"]
 Score = Literal["itm", "itc", "similarity"]
+Origins = Literal["both", "web", "synthetic"]
 
 Inputs = Annotated[
     list[str], typer.Argument(help="Files, folders or globs: CSV, TSV, JSON lines, Parquet, …")
@@ -111,6 +112,7 @@ def run(
     threshold: Annotated[
         float | None, _opt("blip: keep a text from this ITM score, 0.5; datacomp", _POLICY)
     ] = None,
+    origins: Annotated[Origins | None, _opt("blip: whose texts; default both", _POLICY)] = None,
     fraction: Annotated[
         float | None, _opt("nguyen, datacomp, fusion: the top share of texts, 0.3", _POLICY)
     ] = None,
@@ -194,6 +196,7 @@ def export(
     run_dir: RunDir,
     to: Annotated[Path | None, typer.Option(help="Folder; default: in the run folder")] = None,
     threshold: Annotated[float | None, typer.Option(help="Another ITM threshold")] = None,
+    origins: Annotated[Origins | None, typer.Option(help="Whose texts; default both")] = None,
     file_mb: Annotated[int | None, typer.Option(help="Size of a file in MB: 500")] = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -202,8 +205,8 @@ def export(
     from capfilt import commands
 
     with errors():
-        result = commands.export(run_dir, to, threshold, file_mb, progress_bar(quiet), say)
-        show(result, as_json)
+        told = progress_bar(quiet)
+        show(commands.export(run_dir, to, threshold, origins, file_mb, told, say), as_json)
 
 
 @app.command()

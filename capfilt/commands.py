@@ -20,6 +20,7 @@ from capfilt.plan import Plan, RunReader
 from capfilt.report.funnel import Funnel, count_funnel
 from capfilt.round import Round, latest_round, plan_round, record_round, recorded_rounds
 from capfilt.source import SourceManifest, cut, load_manifest, peek, rows_of
+from capfilt.stages.select import Origins
 from capfilt.status import StageStatus, plain_status, stage_status
 from capfilt.verify import Problem, verify_ledger
 
@@ -107,18 +108,17 @@ def export(
     run_dir: Path,
     to: Path | None,
     threshold: float | None,
+    origins: Origins | None,
     file_mb: int | None,
     progress: Progress,
     say: Say,
 ) -> RunResult:
-    """Export a finished run again: elsewhere, with another threshold, in other file sizes."""
+    """Export a finished run again: elsewhere, by another threshold, in other file sizes."""
     ledger = _existing(run_dir)
     record, manifest = latest_round(ledger)
     recipe = record.round
-    if threshold is not None:
-        recipe = dataclasses.replace(
-            recipe, select=with_options(recipe.select, threshold=threshold)
-        )
+    chosen = with_options(recipe.select, threshold=threshold, origins=origins)
+    recipe = dataclasses.replace(recipe, select=chosen)
     if file_mb is not None:
         sized = dataclasses.replace(recipe.export, target_bytes=file_mb * 1_000_000)
         recipe = dataclasses.replace(recipe, export=sized)

@@ -17,6 +17,7 @@ from capfilt.stages.caption import Caption
 from capfilt.stages.dedup import Dedup
 from capfilt.stages.download import Download
 from capfilt.stages.policies import BasicFilter, Policy, PolicyName, preset
+from capfilt.stages.select import Origins
 
 T = TypeVar("T")
 DedupMethod = Literal["none", "sha256", "phash", "embedding", "both"]
@@ -48,6 +49,7 @@ class RoundOptions:
     scorer: str | None = None
     score: Score | None = None
     threshold: float | None = None
+    origins: Origins | None = None
     fraction: float | None = None
     keep_texts: int | None = None
     image_size: int | None = None
@@ -184,6 +186,7 @@ def _select(base: Policy, options: RoundOptions) -> Policy:
     return with_options(
         preset(options.policy) if options.policy else base,
         threshold=options.threshold,
+        origins=options.origins,
         fraction=options.fraction,
         keep=options.keep_texts,
         score=options.score,

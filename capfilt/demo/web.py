@@ -38,7 +38,7 @@ from capfilt.errors import CapfiltError, InputError
 
 DEFAULT_NOISE = Noise()
 REFUSED_URL = "http://127.0.0.1:1"  # nobody listens on tcpmux, and a refusal takes no time
-_HUMAN_SCENES = 1 << 48  # human pairs show the scenes from here on, web rows those below
+HUMAN_SCENES = 1 << 48  # human pairs show the scenes from here on, web rows those below
 _ROWS_A_GROUP = 8192
 
 
@@ -146,7 +146,7 @@ def truth_of(seed: int, path: str, noise: Noise = DEFAULT_NOISE) -> WebRow:
 def human_pairs(seed: int, count: int) -> Iterator[tuple[Scene, str]]:
     """Yield `count` scenes with a true caption each; no web row shows one of these scenes."""
     for number in range(count):
-        scene = sample_scene(seed, _HUMAN_SCENES + number)
+        scene = sample_scene(seed, HUMAN_SCENES + number)
         yield scene, describe(scene, rng_of(seed, "human", number))
 
 

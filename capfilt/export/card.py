@@ -66,7 +66,9 @@ def _filter(recipe: dict[str, dict[str, Any]]) -> str:  # JSON
     policy = recipe["select"]
     model = _plain(_model(recipe["matching"]))
     if policy.get("type", _BLIP) == _BLIP:
-        return f"- Filter: {model}, threshold {policy['threshold']}"
+        whose = policy.get("origins", "both")
+        texts = "" if whose == "both" else f", of the {whose} texts alone"
+        return f"- Filter: {model}, threshold {policy['threshold']}{texts}"
     figures = ", ".join(f"{k} {v}" for k, v in policy.items() if k not in {"type", "dedup"})
     lines = [f"- Filter: {model}"]
     if recipe.get("scorer"):

@@ -6,7 +6,7 @@ Models score every text, kept or not, so another threshold runs this stage and t
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar, Final
+from typing import ClassVar, Final, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,9 @@ import pyarrow.compute as pc
 from capfilt import schema
 from capfilt.errors import InputError
 from capfilt.stage import Resource, Transform
+
+# Whose texts are looked at; the others are as good as missing.
+Origins = Literal["both", "web", "synthetic"]
 
 # Why a row is or is not in the export. A row has the first of these that fits.
 REASONS: Final = (
@@ -49,10 +52,15 @@ class Select:
     only where none does (BLIP section 3.3, and the authors' 0.5). Scores are compared as float32.
     A synthetic text that says the same as the row's kept web text, or as an earlier kept one, is
     kept once. With `dedup`, rows that have a `dup_of` keep nothing.
+
+    `origins` "web" is the filter without the captioner (Table 1's F); with a `threshold` of 0, which
+    every text that has a score reaches, "web" is the raw web, and "both" the captioner without the
+    filter (C).
     """
 
     threshold: float = 0.5
     dedup: bool = True
+    origins: Origins = "both"
 
     name = "select"
     version = 1
@@ -64,6 +72,8 @@ class Select:
         """Check the range."""
         if not 0.0 <= self.threshold <= 1.0:
             raise InputError(f"threshold {self.threshold}: ITM scores lie in [0, 1]")
+        if self.origins not in get_args(Origins):
+            raise InputError(f"origins {self.origins!r}: take {', '.join(get_args(Origins))}")
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -80,6 +90,7 @@ class Select:
     def _decide(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         usable = self._usable(batch)
         web = _at_least(batch.column("itm_score"), self.threshold) & usable
+        web &= self.origins != "synthetic"
         synthetic, offsets = self._keep_synthetic(batch, web, usable)
         any_synthetic = _any_in_list(synthetic, offsets)
         reasons = _reasons(batch, self.dedup, web, any_synthetic)
@@ -109,6 +120,7 @@ class Select:
         row = np.repeat(np.arange(batch.num_rows), lengths)
         scores = batch.column("caption_itm_scores").flatten()
         keep = _at_least(scores, self.threshold) & usable[row]
+        keep &= self.origins != "web"
         texts = batch.column("captions").flatten()
         return keep & ~_repeats(batch.column("caption"), texts, row, web, keep), offsets
 

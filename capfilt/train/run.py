@@ -120,7 +120,9 @@ def start_of(name: str, *, fresh: bool) -> Start:
     """
     given = Path(name)
     trained = [given / role for role in ("med", "captioner", "matcher") if (given / role).is_dir()]
-    if trained:
+    if fresh and (given / "config.json").is_file():
+        folder, parts = given, [given]  # an architecture needs no weights
+    elif trained:
         # A MED has all that its exports have.
         folder, parts = given, trained[:1] if trained[0].name == "med" else trained
     else:

@@ -62,7 +62,7 @@ def _vision_layer(layer: Any, x: torch.Tensor) -> torch.Tensor:
     batch, count, _ = x.shape
     packed = attention.qkv(layer.layer_norm1(x)).view(batch, count, 3, attention.num_heads, -1)
     q, k, v = packed.permute(2, 0, 3, 1, 4)
-    mixed = scaled_dot_product_attention(q, k, v, dropout_p=_rate(attention))
+    mixed = _attended(q, k, v, _rate(attention))
     x = x + attention.projection(_merged(mixed))
     out: torch.Tensor = x + layer.mlp(layer.layer_norm2(x))
     return out
@@ -73,9 +73,7 @@ def _text_layer(
 ) -> torch.Tensor:
     own = layer.attention.self
     q, k, v = (_split(each(x), own) for each in (own.query, own.key, own.value))
-    mixed = scaled_dot_product_attention(
-        q, k, v, attn_mask=seen, is_causal=seen is None, dropout_p=_rate(own)
-    )
+    mixed = _attended(q, k, v, _rate(own), seen, causal=seen is None)
     x = layer.attention.output(_merged(mixed), x)
     if looking is not None:
         x = layer.crossattention.output(_looked(layer.crossattention.self, x, looking), x)
@@ -90,10 +88,29 @@ def _looked(cross: Any, x: torch.Tensor, looking: Looking) -> torch.Tensor:
     if rows is not None:
         keys, values = keys[rows], values[rows]
     folded = x.reshape(len(keys), -1, x.shape[-1])  # the texts of an image: one long query
-    mixed = scaled_dot_product_attention(
-        _split(cross.query(folded), cross), keys, values, dropout_p=_rate(cross)
-    )
+    mixed = _attended(_split(cross.query(folded), cross), keys, values, _rate(cross))
     return _merged(mixed).view(x.shape)
+
+
+def _attended(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    dropout: float,
+    mask: torch.Tensor | None = None,
+    *,
+    causal: bool = False,
+) -> torch.Tensor:
+    """Return softmax(q kᵀ) v of (B, heads, L, head size), fused."""
+    kind = q.dtype
+    if q.device.type == "cpu" and kind != torch.float32:
+        # torch's backward for CPUs takes twenty times as long at bf16 as at fp32.
+        q, k, v = q.float(), k.float(), v.float()
+    with torch.autocast(q.device.type, enabled=False):
+        mixed = scaled_dot_product_attention(
+            q, k, v, attn_mask=mask, is_causal=causal, dropout_p=dropout
+        )
+    return mixed.to(kind)
 
 
 def _split(x: torch.Tensor, attention: Any) -> torch.Tensor:
