@@ -29,7 +29,7 @@ DedupMethod = Literal["none", "sha256", "phash", "embedding", "both"]
 ResizeMode = Literal["no", "keep_ratio", "center_crop", "border", "keep_ratio_largest"]
 ItmToken = Literal["enc", "cls"]
 Precision = Literal["fp32", "bf16"]
-PolicyName = Literal["blip", "blip2", "laion-coco", "nguyen", "datacomp", "fusion"]
+PolicyName = Literal["blip", "blip2", "laion-coco", "nguyen", "datacomp", "fusion", "raw"]
 Score = Literal["itm", "itc", "similarity"]
 Origins = Literal["both", "web", "synthetic"]
 
@@ -108,7 +108,9 @@ def run(
     dedup: Annotated[DedupMethod | None, _opt("How near-duplicates are found", _POLICY)] = None,
     dedup_radius: Annotated[int | None, _opt("phash, both: bits that may differ", _POLICY)] = None,
     dedup_similarity: Annotated[float | None, _opt("embedding, both: cosine", _POLICY)] = None,
-    policy: Annotated[PolicyName | None, _opt("Which texts are kept: blip", _POLICY)] = None,
+    policy: Annotated[
+        PolicyName | None, _opt("Which texts are kept: blip; raw asks no model", _POLICY)
+    ] = None,
     threshold: Annotated[
         float | None, _opt("blip: keep a text from this ITM score, 0.5; datacomp", _POLICY)
     ] = None,

@@ -93,7 +93,7 @@ def precision_hint(
     It is never chosen for them: it changes last bits, and with them the identity of every caption
     and score, so that machines of one run that differ would each compute their own.
     """
-    if "fp32" not in precisions or max(map(weight_bytes, models)) < _LARGE_MODEL_BYTES:
+    if "fp32" not in precisions or max(map(weight_bytes, models), default=0) < _LARGE_MODEL_BYTES:
         return None
     if devices[0] == "cpu":
         from capfilt.models.dense import fast_bf16_cpu

@@ -20,6 +20,11 @@ from capfilt.stages.policies import BasicFilter, Policy, PolicyName, preset
 from capfilt.stages.select import Origins
 
 T = TypeVar("T")
+_OF_MODELS = (
+    *("captioner", "matcher", "scorer", "precision", "num_captions", "beams", "top_p", "top_k"),
+    *("temperature", "repetition_penalty", "min_length", "max_length", "prompt", "seed"),
+    "itm_token",
+)
 DedupMethod = Literal["none", "sha256", "phash", "embedding", "both"]
 
 
@@ -83,8 +88,26 @@ def build_round(options: RoundOptions) -> Round:
         shard_rows=options.shard_rows,
     )
     recipe = dataclasses.replace(changed, dedup=_dedup(base.dedup, options))
+    if recipe.raw:
+        return _raw(recipe, options)
     _check_scores(recipe)
     return recipe
+
+
+def _raw(recipe: Round, options: RoundOptions) -> Round:
+    """Return a round without models: what needs one is refused where it was asked for."""
+    given = [name for name in _OF_MODELS if getattr(options, name) is not None]
+    if given:
+        option = given[0].replace("_", "-")
+        raise InputError(f"--{option} is nothing to the policy 'raw', which asks no model")
+    if recipe.dedup is None or "image_embedding" not in recipe.dedup.needs:
+        return recipe
+    if options.dedup is not None:
+        raise InputError(
+            f"--dedup {options.dedup} compares a model's embeddings, and the policy 'raw' asks no "
+            "model; take sha256, phash or none"
+        )
+    return dataclasses.replace(recipe, dedup=Dedup("sha256"))
 
 
 def default_round() -> Round:
@@ -123,7 +146,7 @@ def warnings_of(recipe: Round) -> list[str]:
         found.append(
             "the policy does not look at the scorer's similarities; it is run all the same"
         )
-    if share_weights(recipe.caption.model, recipe.matching.model):
+    if not recipe.raw and share_weights(recipe.caption.model, recipe.matching.model):
         found.append(
             "captioner and filter share the same image encoder weights: a filter lets the mistakes "
             "of its own captioner pass (BLIP Table 4: 8 % instead of 25 % noise found). "

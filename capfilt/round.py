@@ -27,6 +27,7 @@ from capfilt.stages.download import Download
 from capfilt.stages.match import MatchCaptions, MatchWeb, ScoreCaptions, ScoreWeb
 from capfilt.stages.phash import Phash
 from capfilt.stages.policies import Policy
+from capfilt.stages.raw import RawWeb, Unjudged
 from capfilt.stages.select import Select
 
 _ROUNDS: Final = "rounds"
@@ -53,7 +54,8 @@ class Scoring:
 class Round:
     """One CapFilt round (BLIP, section 3.3).
 
-    `dedup` None: near-duplicates are kept. `scorer`: for policies that rank by another model.
+    `dedup` None: near-duplicates are kept. `scorer`: for policies that rank by another model. The
+    policy `raw` asks no model: captioner, filter and scorer are then as good as absent.
     """
 
     caption: Caption
@@ -76,31 +78,45 @@ class Round:
     @property
     def models(self) -> tuple[ModelRef, ...]:
         """All models of the round."""
+        if self.raw:
+            return ()
         scorer = () if self.scorer is None else (self.scorer.model,)
         return (self.caption.model, self.matching.model, *scorer)
 
     @property
     def precisions(self) -> tuple[Precision, ...]:
         """The precision of each of `models`."""
+        if self.raw:
+            return ()
         scorer = () if self.scorer is None else (self.scorer.precision,)
         return (self.caption.precision, self.matching.precision, *scorer)
+
+    @property
+    def raw(self) -> bool:
+        """Whether the web's texts are taken as they are."""
+        return isinstance(self.select, RawWeb)
 
     def stages(self) -> list[Stage | BarrierStage]:
         """Return the stages in order."""
         stages: list[Stage | BarrierStage] = [self.fetch]
         if self.dedup is not None and self.dedup.hashes:
             stages.append(Phash())
-        how = self.matching
-        stages.append(self.caption)
-        stages.append(MatchWeb(how.model, how.itm_token, how.precision))
-        stages.append(MatchCaptions(how.model, how.itm_token, how.precision))
-        if self.scorer is not None:
-            second = self.scorer
-            stages.append(ScoreWeb(second.model, precision=second.precision))
-            stages.append(ScoreCaptions(second.model, precision=second.precision))
+        stages += [Unjudged()] if self.raw else self._models()
         if self.dedup is not None:
             stages.append(self.dedup)
         return [*stages, dataclasses.replace(self.select, dedup=self.dedup is not None)]
+
+    def _models(self) -> list[Stage]:
+        how, second = self.matching, self.scorer
+        stages: list[Stage] = [
+            self.caption,
+            MatchWeb(how.model, how.itm_token, how.precision),
+            MatchCaptions(how.model, how.itm_token, how.precision),
+        ]
+        if second is not None:
+            stages.append(ScoreWeb(second.model, precision=second.precision))
+            stages.append(ScoreCaptions(second.model, precision=second.precision))
+        return stages
 
 
 @dataclass(frozen=True, slots=True)

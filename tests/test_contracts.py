@@ -33,6 +33,7 @@ from capfilt.stages.dedup import Dedup, Method
 from capfilt.stages.download import Download
 from capfilt.stages.match import MatchCaptions, MatchWeb
 from capfilt.stages.phash import Phash
+from capfilt.stages.raw import RawWeb, Unjudged
 from capfilt.stages.select import Select
 
 # img2dataset imports a module that Python has announced to remove.
@@ -49,7 +50,10 @@ ALL = pa.schema(
 )
 WEB = SimulatedWeb(seed=5, noise=Noise().scaled(0.0))
 METHODS: tuple[Method, ...] = ("sha256", "phash", "embedding", "both")
-KINDS = ("web", "local", "phash", "caption", "beams", "match_web", "match_captions", "select")
+KINDS = (
+    *("web", "local", "phash", "caption", "beams", "match_web", "match_captions"),
+    *("select", "web_alone", "unjudged", "raw"),
+)
 
 
 def png(seed: int) -> bytes:
@@ -145,6 +149,9 @@ def stage_of(kind: str, captioner: ModelRef, matcher: ModelRef) -> Stage:
         "match_web": MatchWeb(matcher),
         "match_captions": MatchCaptions(matcher),
         "select": Select(),
+        "web_alone": Select(origins="web"),
+        "unjudged": Unjudged(),
+        "raw": RawWeb(),
     }
     return stages[kind]
 
@@ -167,6 +174,7 @@ def test_every_stage_of_a_round_is_held_to_the_contract(
 ) -> None:
     recipe = Round(caption=Caption(models[0]), matching=Matching(models[1]))
     rounds = [dataclasses.replace(recipe, dedup=Dedup(method)) for method in METHODS]
+    rounds.append(dataclasses.replace(rounds[0], select=RawWeb()))
     used = {type(stage) for one in rounds for stage in one.stages()}
     assert used == {*(type(stage_of(kind, *models)) for kind in KINDS), Dedup}
 
@@ -179,7 +187,8 @@ def test_rows_in_are_rows_out_with_the_declared_columns(case: Case) -> None:
     needed = set(case.stage.needs)
     assert not needed & set(case.stage.adds.names)
     results = {"download": "image", "match_web": "itm_score"}  # rows that go well all have these
-    assert added.column(results.get(case.stage.name, added.schema.names[0])).null_count == 0
+    nulls = added.column(results.get(case.stage.name, added.schema.names[0])).null_count
+    assert nulls == (ROWS if case.stage.name == "unjudged" else 0)
 
 
 def test_the_same_rows_give_the_same_bytes_also_when_opened_again(case: Case) -> None:

@@ -73,6 +73,7 @@ PLACES: list[tuple[str, Any, str]] = [
     ("timeout", 1.5, "fetch.timeout"),
     ("total_timeout", 9.0, "fetch.total_timeout"),
     ("threads", 2, "fetch.threads"),
+    ("origins", "web", "select.origins"),
     ("shard_rows", 10, "shard_rows"),
 ]
 

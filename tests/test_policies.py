@@ -5,7 +5,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -23,6 +23,7 @@ from capfilt.options import RoundOptions, build_round, default_round, warnings_o
 from capfilt.plan import compile_plan, is_barrier
 from capfilt.report.funnel import count_funnel
 from capfilt.round import Round, Scoring
+from capfilt.stages.dedup import Dedup
 from capfilt.stages.match import ScoreCaptions, ScoreWeb
 from capfilt.stages.policies import (
     BasicFilter,
@@ -390,7 +391,27 @@ def test_a_scorer_changes_the_identity_of_nothing_that_is_there(clip: str) -> No
 
 
 def test_policies_do_not_share_a_name() -> None:
-    assert len({preset(name).name for name in NAMES}) == len(NAMES)
+    assert len({preset(name).name for name in get_args(PolicyName)}) == len(NAMES) + 1
+    assert set(get_args(PolicyName)) == {*NAMES, "raw"}
+
+
+def test_the_raw_policy_asks_no_model() -> None:
+    recipe = build_round(RoundOptions(policy="raw"))
+    assert recipe.models == ()
+    assert recipe.precisions == ()
+    assert recipe.dedup == Dedup("sha256")
+    assert [s.name for s in recipe.stages()] == ["download", "unjudged", "dedup", "select_raw"]
+    assert compile_plan(recipe.stages(), ["a"]).passes()
+    assert warnings_of(recipe) == []
+    assert from_plain(Round, to_plain(recipe)) == recipe
+    hashed = build_round(RoundOptions(policy="raw", dedup="phash"))
+    assert "phash" in [stage.name for stage in hashed.stages()]
+
+
+@pytest.mark.parametrize("given", [{"captioner": "embedded"}, {"beams": 3}, {"dedup": "both"}])
+def test_what_needs_a_model_is_refused_by_the_raw_policy(given: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match="asks no model"):
+        build_round(RoundOptions(policy="raw", **given))
 
 
 def test_options_land_in_the_policy(clip: str) -> None:

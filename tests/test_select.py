@@ -3,7 +3,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from capfilt import schema
 from capfilt.errors import DamageError, InputError
 from capfilt.report.funnel import count_funnel
-from capfilt.stages.select import REASONS, Select
+from capfilt.stages.raw import RawWeb
+from capfilt.stages.select import REASONS, Origins, Select
 
 Row = dict[str, Any]
 TYPES = {
@@ -49,7 +50,9 @@ def a_row(draw: st.DrawFn) -> Row:
     return row
 
 
-def expected(row: Row, threshold: float, dedup: bool) -> tuple[bool, list[bool], str]:
+def expected(
+    row: Row, threshold: float, dedup: bool, origins: str = "both"
+) -> tuple[bool, list[bool], str]:
     """The policy, written as slowly and plainly as can be."""
 
     def enough(score: float | None) -> bool:
@@ -62,12 +65,12 @@ def expected(row: Row, threshold: float, dedup: bool) -> tuple[bool, list[bool],
         return False, [], "undecodable"
     if dedup and row["dup_of"]:
         return False, [False] * len(own), "duplicate_image"
-    web = enough(row["itm_score"])
+    web = enough(row["itm_score"]) and origins != "synthetic"
     said = {row["caption"].strip().lower()} if web else set()
     keep = []
     for text, score in own:
         folded = text.strip().lower()
-        keep.append(enough(score) and folded not in said)
+        keep.append(enough(score) and folded not in said and origins != "web")
         if keep[-1]:
             said.add(folded)
     words = {(True, True): "kept_both", (True, False): "kept_web", (False, True): "kept_synthetic"}
@@ -79,7 +82,7 @@ def as_batch(rows: list[Row]) -> pa.RecordBatch:
     return pa.record_batch(arrays, names=list(TYPES))
 
 
-def decide(stage: Select, batch: pa.RecordBatch) -> list[Row]:
+def decide(stage: Select | RawWeb, batch: pa.RecordBatch) -> list[Row]:
     with stage.open() as transform:
         added = transform(batch.select(list(stage.needs)))
     assert added.schema == schema.SELECT
@@ -88,12 +91,19 @@ def decide(stage: Select, batch: pa.RecordBatch) -> list[Row]:
 
 
 @settings(max_examples=150, deadline=None)
-@given(st.lists(a_row(), max_size=12), st.sampled_from([0.0, 0.5, 0.75]), st.booleans())
-def test_the_policy_is_the_plain_one(rows: list[Row], threshold: float, dedup: bool) -> None:
-    stage = Select(threshold, dedup)
+@given(
+    st.lists(a_row(), max_size=12),
+    st.sampled_from([0.0, 0.5, 0.75]),
+    st.booleans(),
+    st.sampled_from(get_args(Origins)),
+)
+def test_the_policy_is_the_plain_one(
+    rows: list[Row], threshold: float, dedup: bool, origins: Origins
+) -> None:
+    stage = Select(threshold, dedup, origins)
     found = decide(stage, as_batch(rows))
     assert [(r["keep_web"], r["keep_captions"], r["reason"]) for r in found] == [
-        expected(row, threshold, dedup) for row in rows
+        expected(row, threshold, dedup, origins) for row in rows
     ]
 
 
@@ -114,6 +124,23 @@ def test_without_dedup_no_duplicates_are_needed() -> None:
 def test_a_threshold_out_of_range_is_refused() -> None:
     with pytest.raises(InputError, match=r"\[0, 1\]"):
         Select(threshold=1.5)
+
+
+def test_unknown_origins_are_refused() -> None:
+    with pytest.raises(InputError, match="both, web, synthetic"):
+        Select(origins=cast(Any, "human"))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(a_row(), max_size=12), st.booleans())
+def test_the_raw_web_is_every_text_that_says_something(rows: list[Row], dedup: bool) -> None:
+    found = decide(RawWeb(dedup), as_batch(rows))
+    for row, chosen in zip(rows, found, strict=True):
+        able = row["status"] == schema.SUCCESS and not row["caption_error"]
+        able = able and not (dedup and row["dup_of"])
+        assert chosen["keep_web"] == (able and bool((row["caption"] or "").strip()))
+        assert not any(chosen["keep_captions"])
+        assert (chosen["reason"] == "kept_web") == chosen["keep_web"]
 
 
 def test_scores_are_compared_as_they_are_stored() -> None:

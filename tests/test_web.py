@@ -27,7 +27,6 @@ from capfilt.demo.web import (
     REFUSED_URL,
     SimulatedWeb,
     WebRow,
-    human_pairs,
     truth_of,
     web_row,
     write_web,
@@ -286,14 +285,6 @@ def test_refused_rows_point_at_a_dead_port() -> None:
     noise = Noise(faults=((Fault.REFUSED, 1.0),))
     assert web_row(0, 0, noise).url(BASE) == REFUSED_URL + "/img/000000000.jpg"
     assert web_row(0, 0, Noise().scaled(0)).url(BASE + "/") == BASE + "/img/000000000.jpg"
-
-
-def test_human_pairs_are_true_and_of_other_scenes(rows: list[WebRow]) -> None:
-    pairs = list(human_pairs(WEB.seed, 50))
-    assert pairs == list(human_pairs(WEB.seed, 50))
-    assert all(facts_true(caption, scene) for scene, caption in pairs)
-    shown = {repr(sample_scene(WEB.seed, row.scene_index)) for row in rows}
-    assert not shown & {repr(scene) for scene, _ in pairs}
 
 
 def test_written_files_hold_the_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -152,9 +152,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--side", type=int, default=None, help="pixels of the shorter side")
     given = parser.parse_args(arguments)
     try:
-        wanted = HumanSet(
-            given.rows, given.texts, given.seed, given.start, given.items, given.side
-        )
+        wanted = HumanSet(given.rows, given.texts, given.seed, given.start, given.items, given.side)
         print(json.dumps({"pairs": str(write_human(wanted, given.out))}))
     except CapfiltError as error:
         parser.exit(error.exit_code, f"{error}\n")

@@ -10,11 +10,11 @@ alone; `truth.parquet` is for judging it.
 import argparse
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from random import Random
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -33,12 +33,12 @@ from capfilt.demo.pictures import (
     picture_of,
     rng_of,
 )
-from capfilt.demo.scenes import Scene, sample_scene
+from capfilt.demo.scenes import sample_scene
 from capfilt.errors import CapfiltError, InputError
 
 DEFAULT_NOISE = Noise()
 REFUSED_URL = "http://127.0.0.1:1"  # nobody listens on tcpmux, and a refusal takes no time
-HUMAN_SCENES = 1 << 48  # human pairs show the scenes from here on, web rows those below
+HUMAN_SCENES: Final = 1 << 48  # human pairs show the scenes from here on, web rows those below
 _ROWS_A_GROUP = 8192
 
 
@@ -141,13 +141,6 @@ def truth_of(seed: int, path: str, noise: Noise = DEFAULT_NOISE) -> WebRow:
     if index is None or find_picture(seed, path, noise) is None:
         raise InputError(f"{path!r}: no address of the simulated web with seed {seed}")
     return web_row(seed, index, noise)
-
-
-def human_pairs(seed: int, count: int) -> Iterator[tuple[Scene, str]]:
-    """Yield `count` scenes with a true caption each; no web row shows one of these scenes."""
-    for number in range(count):
-        scene = sample_scene(seed, HUMAN_SCENES + number)
-        yield scene, describe(scene, rng_of(seed, "human", number))
 
 
 def _alt_text(kind: AltText, seed: int, scene_index: int, true_caption: str, rng: Random) -> str:

@@ -7,6 +7,7 @@ from typing import Any, Final
 from capfilt.export.config import Provenance
 
 _BLIP: Final = "Select"  # the policy of BLIP itself
+_RAW: Final = "RawWeb"
 _ACTIVE: Final = re.compile(r"([\\`*_{}\[\]()#+!|<>&~$])")
 
 
@@ -21,14 +22,10 @@ configs:
     path: data/{split}-*.parquet
 ---
 
-# Image-text pairs, cleaned by CapFilt
-
-{rows:,} pairs of an image and a text, one a row. The texts are those of the web and synthetic ones;
-{_judged(recipe["select"])}
+{_story(rows, recipe["select"])}
 
 - Input: {_plain(provenance.source)}
-- Captioner: {_plain(_model(recipe["caption"]))}
-{_filter(recipe)}
+{_models(recipe)}
 - Made by capfilt {_plain(provenance.capfilt)}; `manifest.json` has the whole recipe and the SHA-256
   of every file.
 
@@ -54,6 +51,22 @@ pairs = load_dataset("parquet", data_files="data/*.parquet", split="train")
 
 The pictures and the texts of the web belong to their owners; this dataset grants no rights to them.
 """
+
+
+def _story(rows: int, policy: dict[str, object]) -> str:
+    pairs = f"{rows:,} pairs of an image and a text, one a row."
+    if policy.get("type") == _RAW:
+        return f"# Image-text pairs of the web\n\n{pairs} No model has seen them."
+    return (
+        f"# Image-text pairs, cleaned by CapFilt\n\n{pairs} The texts are those of the web and "
+        f"synthetic ones;\n{_judged(policy)}"
+    )
+
+
+def _models(recipe: dict[str, dict[str, Any]]) -> str:  # JSON
+    if recipe["select"].get("type") == _RAW:
+        return "- Captioner and filter: none"
+    return f"- Captioner: {_plain(_model(recipe['caption']))}\n{_filter(recipe)}"
 
 
 def _judged(policy: dict[str, object]) -> str:

@@ -72,6 +72,12 @@ def read_texts(batch: pa.RecordBatch, scores: Sequence[Score], dedup: bool) -> T
     )
 
 
+def usable(texts: Texts) -> Mask:
+    """Say of each text whether its row can keep anything."""
+    able: Mask = (texts.fault == NO_TEXT)[texts.row]
+    return able
+
+
 def text_order(batch: pa.RecordBatch) -> npt.NDArray[np.int64]:
     """Return the order that brings (web texts, all synthetic texts) together row by row."""
     lengths = _lengths(batch)

@@ -34,9 +34,10 @@ from capfilt.stages.candidates import (
     text_order,
     top_cut,
 )
+from capfilt.stages.raw import RawWeb
 from capfilt.stages.select import ALL_REASONS, Select
 
-PolicyName = Literal["blip", "blip2", "laion-coco", "nguyen", "datacomp", "fusion"]
+PolicyName = Literal["blip", "blip2", "laion-coco", "nguyen", "datacomp", "fusion", "raw"]
 
 
 @dataclass(frozen=True)
@@ -286,7 +287,7 @@ class Fused:
         return [(score, weight) for score, weight in weights if weight]
 
 
-Policy = Select | TopRanked | Reranked | WebFirst | BasicFilter | Fused
+Policy = Select | TopRanked | Reranked | WebFirst | BasicFilter | Fused | RawWeb
 _SIDES = ("original_width", "original_height")
 
 
@@ -305,6 +306,8 @@ def preset(name: PolicyName) -> Policy:
             return BasicFilter()
         case "fusion":
             return Fused()
+        case "raw":
+            return RawWeb()
 
 
 def itm_threshold(policy: Policy) -> float | None:

@@ -53,9 +53,8 @@ class Select:
     A synthetic text that says the same as the row's kept web text, or as an earlier kept one, is
     kept once. With `dedup`, rows that have a `dup_of` keep nothing.
 
-    `origins` "web" is the filter without the captioner (Table 1's F); with a `threshold` of 0, which
-    every text that has a score reaches, "web" is the raw web, and "both" the captioner without the
-    filter (C).
+    `origins` "web" is the filter without the captioner (Table 1's F). Every text that has a score
+    reaches a `threshold` of 0: then "both" is the captioner without the filter (C).
     """
 
     threshold: float = 0.5
