@@ -41,7 +41,7 @@ class Job(nn.Module):
         itc: Itc | None = getattr(recipe, "itc", None)
         self.momentum = Momentum(med, itc.queue_size) if itc is not None else None
         lm: Lm | None = getattr(recipe, "lm", None)
-        self._given = prompt_tokens(tokenizer, lm.prompt) if lm is not None else 0
+        self._given = prompt_tokens(tokenizer, lm.prompt, recipe.max_tokens) if lm else 0
 
     @property
     def trained(self) -> list[nn.Parameter]:
@@ -69,7 +69,8 @@ class Job(nn.Module):
             found |= self._contrast_and_match(batch, pixels, states, at)
         lm: Lm | None = getattr(self.recipe, "lm", None)
         if lm is not None:
-            captions = caption_texts(self._tokenizer, lm.prompt, batch.texts).to(device)
+            longest = self.recipe.max_tokens
+            captions = caption_texts(self._tokenizer, lm.prompt, batch.texts, longest).to(device)
             found["lm"] = caption_loss(self.med, captions, states, self._special, lm, self._given)
         return found
 
@@ -81,7 +82,7 @@ class Job(nn.Module):
             raise RuntimeError("a captioner has neither ITC nor ITM")
         itc: Itc = recipe.itc
         itm: Itm = recipe.itm
-        texts = filter_texts(self._tokenizer, batch.texts).to(states.device)
+        texts = filter_texts(self._tokenizer, batch.texts, recipe.max_tokens).to(states.device)
         ids = pair_ids(batch.keys, batch.texts).to(states.device)
         losses = filter_losses(
             self.med,

@@ -18,6 +18,7 @@ from torch import nn
 from torch.nn.functional import normalize
 from transformers import BlipConfig, BlipForConditionalGeneration, BlipForImageTextRetrieval
 from transformers.models.blip.modeling_blip_text import BlipTextLMHeadModel
+from transformers.utils import logging as transformers_logging
 
 from capfilt.errors import InputError, ModelError
 from capfilt.models.loading import load_checkpoint
@@ -53,18 +54,26 @@ class Med(nn.Module):
 
     @classmethod
     def new(
-        cls, config: BlipConfig, seed: int, *, vision_std: float = 0.02, sines: bool = True
+        cls,
+        config: BlipConfig,
+        seed: int,
+        *,
+        vision_std: float = 0.02,
+        sines: bool = True,
+        cosines: bool = True,
     ) -> "Med":
         """Return an untrained model, a function of `config` and `seed`.
 
-        Two departures from transformers' initialisation, both switchable, both needed where no
+        Three departures from transformers' initialisation, all switchable, all needed where no
         pre-trained image encoder is at hand (BLIP starts from one of ImageNet):
 
         - image weights start with deviation `vision_std`; transformers' 1e-10 starts an image
           encoder at zero, which learns very late;
         - with `sines`, image positions start as sines of row and column, of unit amplitude.
           Positions near zero are drowned by what a patch shows, and which of two things is the
-          left one is then learnt very late, if at all.
+          left one is then learnt very late, if at all;
+        - with `cosines`, patches are looked at through the lowest cosines of each colour, those
+          above the mean twelvefold (`patch_cosines`): random filters see little but the mean.
 
         Raises:
             InputError: `sines` with a width that is no multiple of 4.
@@ -74,6 +83,10 @@ class Med(nn.Module):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             made = cls(config)
+        if cosines:
+            filters = made.vision_model.embeddings.patch_embedding.weight
+            with torch.no_grad():
+                filters[:] = patch_cosines(filters)
         if sines:
             positions = made.vision_model.embeddings.position_embedding
             side = math.isqrt(positions.shape[1] - 1)
@@ -313,6 +326,29 @@ def position_sines(side: int, width: int) -> torch.Tensor:
     return torch.cat([rows, columns], dim=2).reshape(1, side * side, width)
 
 
+def patch_cosines(filters: torch.Tensor, gain: float = 12.0) -> torch.Tensor:
+    """Return filters (W, 3, P, P) for patches of P × P pixels: cosines, the lowest first.
+
+    Each is a product of two cosines (DCT-II) in luminance or one of two differences of colour. The
+    first three give the mean colour, the others are `gain` times as large, since edges vary less
+    than areas do. Where W is more than 3 P², the rest stays as it is in `filters`.
+    """
+    width, _, patch, _ = filters.shape
+    place = (torch.arange(patch) + 0.5) * math.pi / patch
+    waves = torch.cos(torch.arange(patch)[:, None] * place) * math.sqrt(2.0 / patch)
+    waves[0] /= math.sqrt(2.0)
+    colours = torch.tensor([[1.0, 1.0, 1.0], [1.0, -1.0, 0.0], [1.0, 1.0, -2.0]])
+    colours /= colours.norm(dim=1, keepdim=True)
+    pairs = [(u, v) for u in range(patch) for v in range(patch)]
+    pairs.sort(key=lambda pair: (pair[0] ** 2 + pair[1] ** 2, pair))
+    made = filters.detach().clone()
+    for number in range(min(width, 3 * patch * patch)):
+        u, v = pairs[number // 3]
+        height = (1.0 if u == v == 0 else gain) / patch
+        made[number] = height * colours[number % 3, :, None, None] * torch.outer(waves[u], waves[v])
+    return made
+
+
 def _unique(*modules: nn.Module) -> list[nn.Parameter]:
     return list(nn.ModuleList(modules).parameters())
 
@@ -368,6 +404,7 @@ def _shell(kind: Any, config: BlipConfig) -> Any:
 
 def _write(shell: Any, folder: Path, dtype: torch.dtype) -> None:
     folder.mkdir(parents=True, exist_ok=True)
+    transformers_logging.disable_progress_bar()  # the training has its own
     copy.deepcopy(shell).to(device="cpu", dtype=dtype).save_pretrained(folder)
     file = folder / "config.json"
     config = json.loads(file.read_text(encoding="utf-8"))

@@ -149,7 +149,8 @@ class Pretrain:
     """Pre-training of MED with ITC + ITM + LM, of equal weight (section 3.2).
 
     `side` is that of the square images in pixels, `captions_per_image` how many texts of an image
-    LM sees at once (BLIP: one). `seed` starts everything that is drawn.
+    LM sees at once (BLIP: one). `seed` starts everything that is drawn. Texts are cut after
+    `max_tokens`, those of ITC and ITM after 35 at the latest, as the filter's are.
     """
 
     optim: Optim
@@ -159,9 +160,10 @@ class Pretrain:
     side: int = 224
     captions_per_image: int = 1
     seed: int = 0
+    max_tokens: int = 40
 
     def __post_init__(self) -> None:
-        _sizes(self.side, self.captions_per_image)
+        _sizes(self.side, self.captions_per_image, self.max_tokens)
 
     @classmethod
     def blip(cls, pairs: int, vit: Vit = "base", epochs: int = 20, seed: int = 0) -> "Pretrain":
@@ -181,9 +183,10 @@ class FineTuneCaptioner:
     side: int = 384
     captions_per_image: int = 1
     seed: int = 0
+    max_tokens: int = 40
 
     def __post_init__(self) -> None:
-        _sizes(self.side, self.captions_per_image)
+        _sizes(self.side, self.captions_per_image, self.max_tokens)
 
     @classmethod
     def blip(
@@ -203,9 +206,10 @@ class FineTuneFilter:
     itm: Itm = field(default_factory=Itm)
     side: int = 384
     seed: int = 0
+    max_tokens: int = 40
 
     def __post_init__(self) -> None:
-        _sizes(self.side, 1)
+        _sizes(self.side, 1, self.max_tokens)
 
     @classmethod
     def blip(
@@ -222,8 +226,9 @@ def _steps(pairs: int, epochs: int, batch: int) -> int:
     return math.ceil(pairs * epochs / batch)
 
 
-def _sizes(side: int, captions: int) -> None:
+def _sizes(side: int, captions: int, tokens: int) -> None:
     _check(side >= 1, f"side is {side} pixels; it must be at least 1")
+    _check(tokens >= 3, f"max_tokens is {tokens}; a text of one word has 3 with its ends")
     _check(captions >= 1, f"captions_per_image is {captions}; it must be at least 1")
 
 

@@ -54,28 +54,33 @@ class Texts:
         return Texts(self.ids.to(device), self.mask.to(device))
 
 
-def filter_texts(tokenizer: Any, texts: Sequence[str]) -> Texts:
+def filter_texts(tokenizer: Any, texts: Sequence[str], longest: int = FILTER_TOKENS) -> Texts:
     """Tokenise as the filter sees texts: normalised, at most 35 tokens, [CLS] and [SEP] included.
+
+    `longest` may be less, where long texts are noise.
 
     What normalisation leaves empty becomes [CLS] [SEP].
     """
-    return _tokenised(tokenizer, [normalise_for_filter(text) for text in texts], FILTER_TOKENS)
+    normalised = [normalise_for_filter(text) for text in texts]
+    return _tokenised(tokenizer, normalised, min(longest, FILTER_TOKENS))
 
 
-def caption_texts(tokenizer: Any, prompt: str, texts: Sequence[str]) -> Texts:
-    """Tokenise captions after the prompt, at most 40 tokens, the last of them [SEP]."""
-    return _tokenised(tokenizer, [prompt + text for text in texts], CAPTION_TOKENS)
+def caption_texts(
+    tokenizer: Any, prompt: str, texts: Sequence[str], longest: int = CAPTION_TOKENS
+) -> Texts:
+    """Tokenise captions after the prompt, at most `longest` tokens, the last of them [SEP]."""
+    return _tokenised(tokenizer, [prompt + text for text in texts], longest)
 
 
-def prompt_tokens(tokenizer: Any, prompt: str) -> int:
+def prompt_tokens(tokenizer: Any, prompt: str, longest: int = CAPTION_TOKENS) -> int:
     """Return how many first tokens of a caption are given: the start token and the prompt.
 
     Raises:
         InputError: the prompt leaves no room for a caption.
     """
     count = 1 + len(tokenizer(prompt, add_special_tokens=False).input_ids)
-    if count >= CAPTION_TOKENS - 1:
-        raise InputError(f"the prompt takes {count} of {CAPTION_TOKENS} tokens; shorten it")
+    if count >= longest - 1:
+        raise InputError(f"the prompt takes {count} of {longest} tokens; shorten it")
     return count
 
 
