@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 
-from capfilt import __version__, cli_train
+from capfilt import __version__, cli_rounds, cli_train
 from capfilt.console import errors, progress_bar, say, show
 
 EXIT_CODES = """Exit codes: 0 done; 1 a bug or an unexpected failure; 2 the input, an option or a
@@ -268,6 +268,7 @@ def gc(
         show(commands.gc(run_dir, keep, yes), as_json)
 
 
+app.command("rounds")(cli_rounds.rounds)
 app.add_typer(cli_train.app, name="train")
 
 

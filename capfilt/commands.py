@@ -12,7 +12,7 @@ from capfilt.engine import Progress, Resources
 from capfilt.errors import InputError
 from capfilt.finish import Finished, finish
 from capfilt.garbage import Garbage, find_garbage, remove
-from capfilt.inputs import InputSpec, open_input
+from capfilt.inputs import Input, InputSpec, open_input
 from capfilt.ledger import Ledger
 from capfilt.models.recipe import Precision
 from capfilt.options import RoundOptions, build_round, warnings_of, with_options
@@ -72,7 +72,13 @@ def run(
 ) -> RunResult:
     """Check everything, cut the input, and advance the round as far as this rank can."""
     data = open_input(spec)
-    recipe = build_round(options)
+    return run_round(data, build_round(options), out, work, progress, say)
+
+
+def run_round(
+    data: Input, recipe: Round, out: Path, work: Work, progress: Progress, say: Say
+) -> RunResult:
+    """Run a round that is given as a recipe; see `run`."""
     for warning in warnings_of(recipe):
         say(f"warning: {warning}")
     ledger = _writable(out)

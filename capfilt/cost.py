@@ -34,7 +34,7 @@ def estimate(ledger: Ledger, plan: Plan, planned: Planned) -> dict[str, Any]:  #
     if done.rows_per_second:
         seconds = rows / done.rows_per_second
     elif flops := flops_per_row(planned.stage):
-        seconds = rows * flops / (_matrix_rate() * _EFFICIENCY)
+        seconds = rows * flops / (compute_rate())
     return {
         "stage": planned.id,
         "shards": len(plan.shards),
@@ -59,17 +59,28 @@ def flops_per_row(stage: object) -> float | None:
 
 
 def _vision(model: ModelRef) -> float:
-    """Multiply-adds of a ViT, twice: 12 h² a token and layer, and attention over n² pairs."""
-    vision = _config(model)["vision_config"]
+    return vision_flops(_config(model))
+
+
+def vision_flops(config: Any, side: int | None = None) -> float:  # a checkpoint's config.json
+    """Multiply-adds of a ViT, twice: 12 h² a token and layer, and attention over n² pairs.
+
+    `side` is that of the image in pixels; None: the checkpoint's own.
+    """
+    vision = config["vision_config"]
     width, layers = vision.get("hidden_size", 768), vision.get("num_hidden_layers", 12)
-    side, patch = vision.get("image_size", 384), vision.get("patch_size", 16)
+    side, patch = side or vision.get("image_size", 384), vision.get("patch_size", 16)
     tokens = (side // patch) ** 2 + 1
     return float(layers * (24 * tokens * width**2 + 4 * tokens**2 * width))
 
 
 def _text_token(model: ModelRef) -> float:
+    return token_flops(_config(model))
+
+
+def token_flops(config: Any) -> float:  # a checkpoint's config.json
     """Operations for one token of the text model: 16 h² a layer with cross-attention."""
-    text = _config(model)["text_config"]
+    text = config["text_config"]
     width, layers = text.get("hidden_size", 768), text.get("num_hidden_layers", 12)
     return float(layers * 32 * width**2 + 2 * text.get("vocab_size", 30524) * width)
 
@@ -78,10 +89,13 @@ def _config(model: ModelRef) -> Any:  # a checkpoint's config.json
     return json.loads((Path(model.path) / "config.json").read_text(encoding="utf-8"))
 
 
-def _matrix_rate() -> float:
-    """Measure this machine's fp32 matrix rate in operations a second: a twentieth of a second."""
+def compute_rate() -> float:
+    """Return operations a second that a model may reach here: a part of the fp32 matrix rate.
+
+    The matrix rate is measured, in a twentieth of a second.
+    """
     matrix = np.ones((_PROBE_SIZE, _PROBE_SIZE), np.float32)
     matrix @ matrix
     began = time.perf_counter()
     matrix @ matrix
-    return float(2 * _PROBE_SIZE**3 / (time.perf_counter() - began))
+    return float(2 * _PROBE_SIZE**3 / (time.perf_counter() - began)) * _EFFICIENCY

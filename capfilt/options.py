@@ -5,6 +5,7 @@ import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Literal, TypeVar
 
 from capfilt.checkpoints import EMBEDDED, resolve_model, share_weights
@@ -76,6 +77,11 @@ def build_round(options: RoundOptions) -> Round:
         InputError: the pipeline file, a model or a value is unusable; it says which.
     """
     base = load_pipeline(options.pipeline) if options.pipeline else default_round()
+    return changed_round(base, options)
+
+
+def changed_round(base: Round, options: RoundOptions) -> Round:
+    """Return a round with what the options give changed, their pipeline aside; see above."""
     file_bytes = None if options.file_mb is None else options.file_mb * 1_000_000
     changed = _changed(
         base,
@@ -124,6 +130,18 @@ def load_pipeline(path: str) -> Round:
     Raises:
         InputError: there is no such file, it fails, or it defines no `ROUND`.
     """
+    recipe = getattr(run_pipeline(path), "ROUND", None)
+    if not isinstance(recipe, Round):
+        raise InputError(f"{path} defines no ROUND = Round(…); see pipelines/ for some to copy")
+    return recipe
+
+
+def run_pipeline(path: str) -> ModuleType:
+    """Run a pipeline file and return what it defines.
+
+    Raises:
+        InputError: there is no such file, or it fails.
+    """
     file = Path(path)
     spec = importlib.util.spec_from_file_location("capfilt_pipeline", file)
     if not file.is_file() or spec is None or spec.loader is None:
@@ -133,10 +151,7 @@ def load_pipeline(path: str) -> Round:
         spec.loader.exec_module(module)
     except (SyntaxError, NameError, TypeError, AttributeError, ImportError) as error:
         raise InputError(f"{path} fails: {type(error).__name__}: {error}") from error
-    recipe = getattr(module, "ROUND", None)
-    if not isinstance(recipe, Round):
-        raise InputError(f"{path} defines no ROUND = Round(…); see pipelines/ for some to copy")
-    return recipe
+    return module
 
 
 def warnings_of(recipe: Round) -> list[str]:

@@ -18,7 +18,7 @@ LAYERS = (
     "stages",
     "plan executors worker engine round configs options retry status verify garbage cost finish "
     "export report evaluate train",
-    "commands commands_train console cli_train cli __main__",
+    "commands commands_train commands_rounds rounds console cli_train cli_rounds cli __main__",
 )
 LEVELS = {name: level for level, names in enumerate(LAYERS) for name in names.split()}
 # They stand beside the layers: they import what they like, and nothing below L4 imports them.

@@ -13,6 +13,7 @@ from capfilt.train.data import Mixture, Stream
 from capfilt.train.recipe import FineTuneCaptioner, FineTuneFilter, Optim, Pretrain
 
 Kind = Literal["pretrain", "captioner", "filter"]
+AnyRecipe = Pretrain | FineTuneCaptioner | FineTuneFilter
 Augmentation = Literal["none", "blip", "colour-safe"]
 
 
@@ -70,9 +71,7 @@ def augment_of(options: TrainOptions) -> Augment | None:
     return Augment() if options.augment == "blip" else Augment(operations=KEEPS_COLOUR)
 
 
-def recipe_of(
-    options: TrainOptions, samples: int, start: Path
-) -> Pretrain | FineTuneCaptioner | FineTuneFilter:
+def recipe_of(options: TrainOptions, samples: int, start: Path) -> AnyRecipe:
     """Return BLIP's recipe for so many samples, with what was given changed.
 
     Raises:
@@ -80,7 +79,7 @@ def recipe_of(
     """
     if options.epochs is not None and options.steps is not None:
         raise InputError("--epochs and --steps exclude each other: give one")
-    config = _config(start)
+    config = config_of(start)
     vit: Literal["base", "large"] = (
         "large" if config["vision_config"].get("hidden_size", 768) > 768 else "base"
     )
@@ -91,15 +90,24 @@ def recipe_of(
     }
     epochs = {} if options.epochs is None else {"epochs": options.epochs}
     base = kinds[options.kind].blip(samples, vit, seed=options.seed, **epochs)
-    side = options.side or config["vision_config"].get("image_size", 384)
-    changed = dataclasses.replace(base, optim=_optim(base.optim, options, samples), side=side)
-    if options.queue_size is None or options.kind == "captioner":
-        return changed  # type: ignore[no-any-return]  # one of the three
-    itc = dataclasses.replace(changed.itc, queue_size=options.queue_size)
-    return dataclasses.replace(changed, itc=itc)  # type: ignore[no-any-return]  # likewise
+    side = config["vision_config"].get("image_size", 384)
+    return changed_recipe(dataclasses.replace(base, side=side), options)
 
 
-def _optim(base: Optim, options: TrainOptions, samples: int) -> Optim:
+def changed_recipe(base: AnyRecipe, options: TrainOptions) -> AnyRecipe:
+    """Return a recipe with those of its figures changed that the options give.
+
+    Raises:
+        InputError: a value is out of its range.
+    """
+    optim, side = _optim(base.optim, options), options.side or base.side
+    if options.queue_size is None or isinstance(base, FineTuneCaptioner):
+        return dataclasses.replace(base, optim=optim, side=side)
+    itc = dataclasses.replace(base.itc, queue_size=options.queue_size)
+    return dataclasses.replace(base, optim=optim, side=side, itc=itc)
+
+
+def _optim(base: Optim, options: TrainOptions) -> Optim:
     """Change BLIP's optimisation; as many epochs as it has, whatever the batch is."""
     batch = options.batch_size or base.batch_size
     steps = options.steps or max(1, round(base.steps * base.batch_size / batch))
@@ -122,7 +130,12 @@ def _optim(base: Optim, options: TrainOptions, samples: int) -> Optim:
     )
 
 
-def _config(start: Path) -> dict[str, Any]:  # JSON
+def config_of(start: Path) -> dict[str, Any]:  # JSON
+    """Return the configuration of a checkpoint, or of the models in a training's folder.
+
+    Raises:
+        InputError: there is none.
+    """
     for name in (".", "med", "captioner", "matcher"):
         file = start / name / "config.json"
         if file.exists():

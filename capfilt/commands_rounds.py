@@ -1,0 +1,30 @@
+"""What `capfilt rounds` does."""
+
+from collections.abc import Callable
+
+from capfilt.engine import Progress
+from capfilt.rounds.checks import Given, check
+from capfilt.rounds.cost import RoundsPlan, planned
+from capfilt.rounds.options import RoundsOptions, build_rounds
+from capfilt.rounds.result import RoundsResult
+from capfilt.rounds.running import run_rounds
+
+
+def rounds(
+    options: RoundsOptions, given: Given, progress: Progress, say: Callable[[str], None]
+) -> RoundsResult:
+    """Run the bootstrap loop, or go on with it.
+
+    Raises:
+        InputError: something that the user gave cannot be used, or the folder holds other rounds.
+    """
+    return run_rounds(build_rounds(options), given, progress, say)
+
+
+def plan_rounds(options: RoundsOptions, given: Given) -> RoundsPlan:
+    """Say what `rounds` would do and roughly what it costs; writes nothing.
+
+    Raises:
+        InputError: what `rounds` would raise before any work.
+    """
+    return planned(check(build_rounds(options), given))

@@ -1,0 +1,134 @@
+"""From command-line options to rounds: what is given overrides the pipeline's configuration."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Literal
+
+from capfilt.errors import InputError
+from capfilt.models.recipe import Precision
+from capfilt.options import RoundOptions, changed_round, default_round
+from capfilt.rounds.config import Rounds, load_rounds
+from capfilt.train.augment import KEEPS_COLOUR, Augment
+from capfilt.train.planned import PairFolder, TrainPlan
+
+
+@dataclass(frozen=True, slots=True)
+class RoundsOptions:
+    """Options of `capfilt rounds`, each None where it was not given. See `capfilt rounds --help`.
+
+    `human` are folders, each `DIR` or `DIR=WEIGHT`; `cleaning` has what a cleaning shares with
+    `capfilt run`, the models for round 1 among it.
+    """
+
+    cleaning: RoundOptions
+    count: int | None = None
+    human: tuple[str, ...] = ()
+    like: str | None = None
+    init: str | None = None
+    web_weight: float | None = None
+    epochs: int | None = None
+    steps: int | None = None
+    batch_size: int | None = None
+    peak_lr: float | None = None
+    queue_size: int | None = None
+    side: int | None = None
+    fine_tune_epochs: int | None = None
+    fine_tune_steps: int | None = None
+    fine_tune_batch_size: int | None = None
+    fine_tune_lr: float | None = None
+    fine_tune_side: int | None = None
+    augment: Literal["none", "blip", "colour-safe"] | None = None
+    seed: int | None = None
+    precision: Precision | None = None
+    every: int | None = None
+
+
+def build_rounds(options: RoundsOptions) -> Rounds:
+    """Return the rounds that the options describe.
+
+    Raises:
+        InputError: the pipeline file, a model or a value is unusable; it says which.
+    """
+    cleaning = options.cleaning
+    base = load_rounds(cleaning.pipeline) if cleaning.pipeline else Rounds(default_round())
+    models = [cleaning.captioner, cleaning.matcher]
+    if (models[0] is None) != (models[1] is None):
+        raise InputError("give both --captioner and --matcher to begin with, or neither")
+    start = {"like": options.like, "init": options.init}
+    if not any(start.values()):
+        start = {"like": base.like, "init": base.init}
+    given = {"count": options.count, "web_weight": options.web_weight}
+    return dataclasses.replace(
+        base,
+        first=changed_round(base.first, cleaning),
+        human=tuple(map(_folder, options.human)) or base.human,
+        begin="models" if models[0] is not None else base.begin,
+        pretrain=_pretrain(base.pretrain, options),
+        captioner=_fine_tune(base.captioner, options),
+        filter=_fine_tune(base.filter, options),
+        **start,  # type: ignore[arg-type]  # the fields' own types
+        **{name: value for name, value in given.items() if value is not None},  # type: ignore[arg-type]  # likewise
+    )
+
+
+def _pretrain(base: TrainPlan, options: RoundsOptions) -> TrainPlan:
+    return _plan(
+        base,
+        options,
+        epochs=options.epochs,
+        steps=options.steps,
+        batch_size=options.batch_size,
+        peak_lr=options.peak_lr,
+        side=options.side,
+    )
+
+
+def _fine_tune(base: TrainPlan, options: RoundsOptions) -> TrainPlan:
+    return _plan(
+        base,
+        options,
+        epochs=options.fine_tune_epochs,
+        steps=options.fine_tune_steps,
+        batch_size=options.fine_tune_batch_size or options.batch_size,
+        peak_lr=options.fine_tune_lr,
+        side=options.fine_tune_side or options.side,
+    )
+
+
+def _plan(base: TrainPlan, options: RoundsOptions, **given: object) -> TrainPlan:
+    shared = {
+        "queue_size": options.queue_size,
+        "seed": options.seed,
+        "precision": options.precision,
+        "every": options.every,
+        "augment": _augment(options),
+    }
+    wanted = {name: value for name, value in {**given, **shared}.items() if value is not None}
+    if "epochs" in wanted or "steps" in wanted:
+        base = dataclasses.replace(base, epochs=None, steps=None)  # one for the other
+    if options.augment == "none":
+        base = dataclasses.replace(base, augment=None)
+    return dataclasses.replace(base, **wanted)  # type: ignore[arg-type]  # the fields' own types
+
+
+def _augment(options: RoundsOptions) -> Augment | None:
+    match options.augment:
+        case "blip":
+            return Augment()
+        case "colour-safe":
+            return Augment(operations=KEEPS_COLOUR)
+        case _:
+            return None
+
+
+def _folder(given: str) -> PairFolder:
+    """Read `DIR` or `DIR=WEIGHT`.
+
+    Raises:
+        InputError: the weight is no number.
+    """
+    folder, _, weight = given.partition("=")
+    try:
+        return PairFolder(folder, float(weight) if weight else None)
+    except ValueError as error:
+        raise InputError(f"{given}: {weight!r} is no weight; give DIR or DIR=0.5") from error
