@@ -19,8 +19,9 @@ def train(kind: str, given: dict[str, Any], progress: Progress) -> "Trained":
     from capfilt.train.loop import Looping, Metrics
     from capfilt.train.options import Kind, TrainOptions, augment_of, mixture_of, recipe_of
     from capfilt.train.reader import Reader, Reading
-    from capfilt.train.run import Training, start_of
+    from capfilt.train.run import Training
     from capfilt.train.run import train as trained
+    from capfilt.train.start import start_of
 
     if kind not in get_args(Kind):
         raise InputError(f"there is no training {kind!r}")

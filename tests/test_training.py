@@ -28,7 +28,8 @@ from capfilt.train.loop import Looping
 from capfilt.train.options import TrainOptions, mixture_of, recipe_of
 from capfilt.train.plot import loss_plot
 from capfilt.train.recipe import FineTuneCaptioner, FineTuneFilter, Itc, Optim, Pretrain
-from capfilt.train.run import Trained, Training, start_of, train
+from capfilt.train.run import Trained, Training, train
+from capfilt.train.start import start_of
 
 OPTIM = Optim(peak_lr=5e-4, steps=6, batch_size=8, warmup_steps=2)
 ITC = Itc(queue_size=24, alpha_ramp_steps=3)

@@ -18,6 +18,7 @@ from capfilt.source import SourceManifest, peek
 from capfilt.train.index import open_stream
 from capfilt.train.options import config_of
 from capfilt.train.planned import PairFolder, mixture
+from capfilt.train.start import start_of
 
 _TAIL: Final = 1 << 16  # bytes; a Parquet footer with sizes and extremes of every column
 
@@ -112,8 +113,6 @@ def _digest(told: str, files: tuple[Path, ...]) -> str:
 
 def _start(rounds: Rounds) -> tuple[Path, str]:
     """Return the folder of the checkpoint that pre-trainings begin with, and its digest."""
-    from capfilt.train.run import start_of
-
     name, fresh = rounds.start
     start = start_of(name, fresh=fresh)
     kind = config_of(start.folder).get("model_type")

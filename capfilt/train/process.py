@@ -153,7 +153,8 @@ def main() -> int:
 def _train(job: TrainJob) -> Fitted:
     from capfilt.train.loop import Looping, Metrics
     from capfilt.train.reader import Reader, Reading
-    from capfilt.train.run import Training, start_of, train
+    from capfilt.train.run import Training, train
+    from capfilt.train.start import start_of
 
     plan, place = job.plan, int(os.environ.get("LOCAL_RANK", "0"))
     start, data = start_of(job.start, fresh=job.fresh), mixture(job.data)
