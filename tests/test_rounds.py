@@ -138,7 +138,7 @@ def test_a_second_call_does_nothing(loops: Loops, twice: dict[str, Any]) -> None
     ("options", "message"),
     [
         (("--peak-lr", "2e-4"), "of step 0-pretrain, training options differs"),
-        (("--num-captions", "2"), "of step raw, cleaning options differs"),
+        (("--num-captions", "2"), "of step 1-clean, cleaning options differs"),
         (("--init", "embedded"), "of step 0-pretrain, start (--like, --init) differs"),
     ],
 )

@@ -25,7 +25,7 @@ from capfilt.options import RoundOptions
 from capfilt.report.progress import progress
 
 # A port that stays the same, so that a second run finds the addresses of the first.
-_PORT: Final = 18_421
+PORT: Final = 18_421
 
 
 def main() -> int:
@@ -34,12 +34,12 @@ def main() -> int:
     parser.add_argument("--run", type=Path, required=True, help="the run folder")
     parser.add_argument("--rows", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=7)
-    parser.add_argument("--port", type=int, default=_PORT)
+    parser.add_argument("--port", type=int, default=PORT)
     parser.add_argument("--workers", type=int, default=None)
     given = parser.parse_args()
     web = SimulatedWeb(seed=given.seed)
     try:
-        with _served(web, given.port) as server:
+        with served(web, given.port) as server:
             folder = given.run.with_name(f"{given.run.name}-web")
             files = write_web(folder, given.rows, given.seed, server.base_url)
             result = _round(str(files.urls), given.run, given.workers)
@@ -52,7 +52,8 @@ def main() -> int:
     return 0
 
 
-def _served(web: SimulatedWeb, port: int) -> WebServer:
+def served(web: SimulatedWeb, port: int) -> WebServer:
+    """Return a server of the web on this port, or on another where it is taken."""
     try:
         return WebServer(web=web, port=port)
     except InputError:

@@ -30,6 +30,8 @@ from capfilt.errors import (
     WorkerError,
 )
 from capfilt.train.planned import PairFolder, TrainPlan, mixture
+from capfilt.train.reader import Reader, Reading
+from capfilt.train.start import start_of
 
 Say = Callable[[str], None]
 _ERRORS: Final = (InputError, ModelError, PlanError, DamageError, StorageError)
@@ -151,14 +153,13 @@ def main() -> int:
 
 
 def _train(job: TrainJob) -> Fitted:
-    from capfilt.train.loop import Looping, Metrics
-    from capfilt.train.reader import Reader, Reading
-    from capfilt.train.run import Training, train
-    from capfilt.train.start import start_of
-
     plan, place = job.plan, int(os.environ.get("LOCAL_RANK", "0"))
     start, data = start_of(job.start, fresh=job.fresh), mixture(job.data)
     samples = Reader(data, Reading(batch_size=1, side=1)).epoch_samples
+
+    from capfilt.train.loop import Looping, Metrics
+    from capfilt.train.run import Training, train
+
     device = job.devices[place % len(job.devices)]
     training = Training(
         recipe=plan.recipe_for(samples, start.folder),
