@@ -1,4 +1,6 @@
 # make bootstrap   set up, run one whole round on the simulated web (opens nothing, needs no hub)
+# make round1      set up, then a first bootstrap round from fresh weights, small, on the simulated web
+# make rounds ROUNDS=2   the same with so many rounds; runs go on where they were
 # make test        set up, check style and types, run all tests
 # make bench      rates of every stage, what the ledger costs, memory
 # make chaos      60 kills of runs over the simulated web, each resumed and compared
@@ -10,6 +12,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 RUN ?= runs/bootstrap
+ROUNDS ?= 1
+ROUNDS_OUT ?= runs/rounds
 ROWS ?= 1000
 KILLS ?= 60
 TESTS ?= tests
@@ -18,10 +22,17 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
 TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 
-.PHONY: bootstrap test lint bench chaos bench-models models clean
+.PHONY: bootstrap round1 rounds test lint bench chaos bench-models models clean
 
 bootstrap: $(STAMP)
 	$(BIN)/python -m capfilt.demo.bootstrap --rows $(ROWS) --run $(RUN)
+
+# More rounds in the same folder go on from those that are there.
+rounds: $(STAMP)
+	$(BIN)/python -m capfilt.demo.rounds --rounds $(ROUNDS) --out $(ROUNDS_OUT)
+
+round1: ROUNDS = 1
+round1: rounds
 
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile $(TESTS)
