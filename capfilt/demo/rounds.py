@@ -35,9 +35,9 @@ class Size:
 
     rows: int = 600
     human: int = 1500
-    held_out: int = 150
-    steps: int = 300
-    fine_tune_steps: int = 100
+    held_out: int = 100
+    steps: int = 150
+    fine_tune_steps: int = 50
 
 
 def main() -> int:

@@ -157,9 +157,12 @@ def _train(job: TrainJob) -> Fitted:
     start, data = start_of(job.start, fresh=job.fresh), mixture(job.data)
     samples = Reader(data, Reading(batch_size=1, side=1)).epoch_samples
 
+    from transformers.utils.logging import disable_progress_bar
+
     from capfilt.train.loop import Looping, Metrics
     from capfilt.train.run import Training, train
 
+    disable_progress_bar()  # of writing weights: the steps have one already
     device = job.devices[place % len(job.devices)]
     training = Training(
         recipe=plan.recipe_for(samples, start.folder),
