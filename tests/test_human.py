@@ -26,6 +26,15 @@ def test_the_pairs_are_true_and_of_scenes_that_no_web_row_shows(tmp_path: Path) 
     assert not shown & {row["scene_index"] for row in rows}
 
 
+def test_hard_negatives_are_false(tmp_path: Path) -> None:
+    wanted = HumanSet(images=30, texts=2, hard_negatives=True)
+    rows = pq.read_table(write_human(wanted, tmp_path / "with")).to_pylist()
+    assert not any(facts_true(r["hard_negative"], sample_scene(0, r["scene_index"])) for r in rows)
+    without = pq.read_table(write_human(HumanSet(images=30, texts=2), tmp_path / "without"))
+    assert without["hard_negative"].null_count == 60
+    assert without["text"].to_pylist() == [row["text"] for row in rows]
+
+
 def test_sets_that_start_apart_share_no_scene(tmp_path: Path) -> None:
     tables = [
         pq.read_table(write_human(HumanSet(20, start=start), tmp_path / str(start)))

@@ -542,6 +542,48 @@ def test_what_cannot_be_is_refused(make: Callable[[], object], told: str) -> Non
         make()
 
 
+def test_negatives_of_the_data_are_further_pairs_that_leave_matches_their_weight(
+    small: "Small", tokenizer: Any
+) -> None:
+    med, pairs, _, own = small
+    count, refuted = 64, torch.tensor([3, 3, 10, 40])
+    said = ["a red cat", "a blue dog", "nothing", "a green hat"]
+    given = pairs._replace(texts=filter_texts(tokenizer, [*own, *said]), refuted=refuted)
+    with torch.no_grad():
+        states = med.encode_image(pairs.pixels)
+        one, plain = (
+            filter_losses(
+                *(med, Momentum(med, 16), each, states, SPECIAL, Itc(queue_size=16), Itm(), 0.4),
+                step_generator(0, 0),
+            )
+            for each in (given, pairs)
+        )
+        extra = filter_texts(tokenizer, said)
+        logits = med.match(extra.headed(SPECIAL.enc), extra.mask, states, refuted)
+        more = -torch.log_softmax(logits.double(), 1)[:, 0].sum()
+        drawn = _drawn_losses(med, pairs, states)
+    assert one.itc.item() == pytest.approx(plain.itc.item(), abs=1e-5)
+    assert plain.itm.item() == pytest.approx(drawn.mean().item(), abs=1e-5)
+    # By hand: the pairs drawn as before, and the four more; matches weigh as they did against two.
+    weight = (2 * count + 4) / (2 * count)
+    total = weight * drawn[:count].sum() + drawn[count:].sum() + more
+    every = weight * count + 2 * count + 4
+    assert one.itm.item() == pytest.approx(total.item() / every, abs=1e-5)
+
+
+def _drawn_losses(med: Med, pairs: Pairs, states: torch.Tensor) -> torch.Tensor:
+    """Return the loss of each pair that is drawn, the own pairs first."""
+    texts = pairs.texts
+    plain = med.encode_text(texts.headed(SPECIAL.cls), texts.mask)
+    features = Features(med.image_features(states), med.text_features(plain))
+    slow = Momentum(med, 16).features(pairs.pixels, texts.headed(SPECIAL.cls), texts.mask)
+    similar = similarities(features, slow, med.temperature)
+    drawn = draw_negatives(*similar, positives(pairs.ids, pairs.ids), step_generator(0, 0))
+    grounded = texts.headed(SPECIAL.enc)[drawn.text]
+    logits = med.match(grounded, texts.mask[drawn.text], states, drawn.image)
+    return -torch.log_softmax(logits.double(), 1)[torch.arange(len(logits)), drawn.label]
+
+
 # All together
 
 
@@ -551,6 +593,7 @@ class Small(NamedTuple):
     med: Med
     pairs: Pairs
     captions: Texts
+    told: list[str]
 
 
 @pytest.fixture
@@ -565,7 +608,7 @@ def small(tokenizer: Any) -> Small:
     architecture.vision_config.image_size = 64
     pairs = Pairs(pixels, filter_texts(tokenizer, told), ids)
     captions = caption_texts(tokenizer, Lm().prompt, told)
-    return Small(Med.new(architecture, 0), pairs, captions)
+    return Small(Med.new(architecture, 0), pairs, captions, told)
 
 
 def descend(
@@ -588,7 +631,7 @@ def descend(
 def test_a_few_steps_lower_contrast_and_caption_loss_and_feed_the_queue(
     small: Small, tokenizer: Any
 ) -> None:
-    med, pairs, captions = small
+    med, pairs, captions, _ = small
     itc, lm = Itc(queue_size=128, momentum=0.9, alpha_ramp_steps=20), Lm()
     momentum, prompt = Momentum(med, itc.queue_size), prompt_tokens(tokenizer, lm.prompt)
 
@@ -611,7 +654,7 @@ def test_a_few_steps_lower_contrast_and_caption_loss_and_feed_the_queue(
 
 def test_a_few_steps_lower_the_matching_loss(small: Small) -> None:
     """On negatives drawn once: against ever new ones, matching is the last thing to be learnt."""
-    med, pairs, _ = small
+    med, pairs, _, _ = small
     level, right = torch.zeros(64, 64), positives(pairs.ids, pairs.ids)
     drawn = draw_negatives(level, level, right, step_generator(0, 0))
     ids, mask = pairs.texts.headed(SPECIAL.enc)[drawn.text], pairs.texts.mask[drawn.text]

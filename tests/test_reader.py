@@ -55,6 +55,8 @@ def write(
 ) -> Path:
     """Write rows as Parquet in the Hugging Face layout, with row groups of `group` rows."""
     kinds = {"image": IMAGE, "text": pa.string(), "key": pa.string(), "origin": pa.string()}
+    if any("hard_negative" in row for row in rows):
+        kinds["hard_negative"] = pa.string()
     schema = pa.schema([item for item in kinds.items() if item[0] != without])
     (folder / "data").mkdir(parents=True)
     for number, part in enumerate(np.array_split(np.arange(len(rows)), files)):
@@ -350,6 +352,39 @@ def test_one_text_takes_each_image_once_and_its_texts_in_turn(tmp_path: Path, gr
         drawn.update(zip(numbers, batch.texts, strict=True))
     assert sorted(drawn) == sorted(own)
     assert max(count for (n, _), count in drawn.items() if n == 4) < 30  # of 5 texts: about 12
+
+
+def test_several_texts_of_an_image_come_together_all_different(tmp_path: Path) -> None:
+    rows = [a_pair(n, f"{n} {text}", key=f"k{n}") for n in range(7) for text in "abc"[: 1 + n % 3]]
+    mixture = of(write(tmp_path, rows, group=4), texts="one")
+    several = Reader(mixture, Reading(batch_size=7, side=4, epochs=2, captions=2))
+    single = Reader(mixture, Reading(batch_size=7, side=4, epochs=2))
+    for batch, one in zip(several, single, strict=True):
+        assert batch.texts == one.texts  # the first is what it would be alone
+        assert one.others == ()
+        for text, others in zip(batch.texts, batch.others, strict=True):
+            number = int(text.split()[0])
+            assert {other.split()[0] for other in others} == {str(number)}
+            assert len({text, *others}) == min(2, 1 + number % 3)
+    with pytest.raises(InputError, match="one-text"):
+        Reader(of(tmp_path), Reading(batch_size=1, side=4, captions=2))
+
+
+def test_hard_negatives_come_with_their_row_and_are_turned_with_the_image(tmp_path: Path) -> None:
+    told = {"hard_negative": "a cat right of a dog"}
+    rows = [a_pair(n, f"{n} left of a dog", **told) for n in range(8)]
+    rows[3]["hard_negative"] = None
+    mixture = of(write(tmp_path, rows))
+    flips = Augment(operations=("identity",))
+    turned = set()
+    for batch in Reader(mixture, Reading(batch_size=4, side=8, epochs=4, augment=flips)):
+        for text, negative in zip(batch.texts, batch.hard_negatives, strict=True):
+            assert (negative is None) == text.startswith("3")
+            if negative is not None:
+                turned.add(("right" in text, "left" in negative))
+    assert turned == {(False, False), (True, True)}
+    padded = next(iter(Reader(mixture, Reading(batch_size=3, side=4)))).padded(5)
+    assert padded.hard_negatives[3:] == padded.hard_negatives[:2]
 
 
 def test_one_text_is_drawn_from_the_origins_that_are_taken(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from PIL import Image
 
 from capfilt.demo.grammar import describe
 from capfilt.demo.noise import Noise
+from capfilt.demo.pairs import false_text
 from capfilt.demo.pictures import draw_size, rng_of
 from capfilt.demo.render import render, to_jpeg
 from capfilt.demo.scenes import Scene, sample_scene
@@ -38,6 +39,7 @@ _SCHEMA: Final = pa.schema(
         ("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())])),
         ("text", pa.string()),
         ("origin", pa.string()),
+        ("hard_negative", pa.string()),  # almost true, and false
         ("scene_index", pa.int64()),  # for `sample_scene` with the seed of the set
     ]
 )
@@ -49,7 +51,8 @@ class HumanSet:
 
     Scenes are numbered from `start`. `items`: only scenes of so many things; with 1 the texts are
     like the labels of a classified collection. `side`: length of the shorter side in pixels; None
-    leaves pictures as people have them, 96 to 400 pixels.
+    leaves pictures as people have them, 96 to 400 pixels. `hard_negatives`: each text has a false
+    one beside it, of which a filter learns what to refuse; otherwise that column is null.
     """
 
     images: int
@@ -58,6 +61,7 @@ class HumanSet:
     start: int = 0
     items: int | None = None
     side: int | None = None
+    hard_negatives: bool = False
 
     def __post_init__(self) -> None:
         for name, least in (("images", 1), ("texts", 1), ("start", 0)):
@@ -113,19 +117,22 @@ def _blocks(wanted: HumanSet) -> Iterator[list[dict[str, Any]]]:  # rows as pyar
 
 
 def _rows(wanted: HumanSet, number: int, scene: Scene) -> list[dict[str, Any]]:
-    """Return an image's rows, one a text."""
+    """Return an image's rows, one a text; false texts are drawn apart from the true ones."""
     key = f"human-{number - HUMAN_SCENES:012d}"
     image = {"bytes": _picture(wanted, number, scene), "path": f"{key}.jpg"}
     words = rng_of(wanted.seed, "human", number)
+    lies = rng_of(wanted.seed, "human lies", number)
+    texts = [describe(scene, words) for _ in range(wanted.texts)]
     return [
         {
             "key": key,
             "image": image,
-            "text": describe(scene, words),
+            "text": text,
             "origin": "human",
+            "hard_negative": false_text(scene, text, lies) if wanted.hard_negatives else None,
             "scene_index": number,
         }
-        for _ in range(wanted.texts)
+        for text in texts
     ]
 
 
@@ -150,9 +157,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--start", type=int, default=0, help="number of the first scene")
     parser.add_argument("--items", type=int, default=None, help="only scenes of so many things")
     parser.add_argument("--side", type=int, default=None, help="pixels of the shorter side")
+    parser.add_argument("--hard-negatives", action="store_true", help="a false text a text")
     given = parser.parse_args(arguments)
     try:
-        wanted = HumanSet(given.rows, given.texts, given.seed, given.start, given.items, given.side)
+        wanted = HumanSet(
+            given.rows,
+            given.texts,
+            given.seed,
+            given.start,
+            given.items,
+            given.side,
+            given.hard_negatives,
+        )
         print(json.dumps({"pairs": str(write_human(wanted, given.out))}))
     except CapfiltError as error:
         parser.exit(error.exit_code, f"{error}\n")

@@ -1,6 +1,6 @@
 """What a training step is fed: pixels and texts of the same rows, and what was left out."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -23,7 +23,9 @@ class Skip:
 class Batch:
     """B samples: `pixels` (B, side, side, 3) uint8, and texts, keys and origins of the same rows.
 
-    B is smaller than asked for by the rows in `skipped`, and in the last batch of all.
+    B is smaller than asked for by the rows in `skipped`, and in the last batch of all. `others`:
+    further texts of each image, as many for all. `hard_negatives`: a text that is false of the
+    image, where the data have one.
     """
 
     pixels: npt.NDArray[np.uint8]
@@ -31,6 +33,8 @@ class Batch:
     keys: tuple[str, ...]
     origins: tuple[str, ...]
     skipped: tuple[Skip, ...] = ()
+    others: tuple[tuple[str, ...], ...] = ()  # of length B, or empty where there are none
+    hard_negatives: tuple[str | None, ...] = ()  # likewise
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -47,9 +51,15 @@ class Batch:
         if not 0 < len(self) <= size:
             raise ValueError(f"{len(self)} samples cannot be padded to {size}")
         places = [number % len(self) for number in range(size)]
-        columns = (self.texts, self.keys, self.origins)
-        texts, keys, origins = (tuple(column[i] for i in places) for column in columns)
-        return Batch(self.pixels[places], texts, keys, origins, self.skipped)
+        return replace(
+            self,
+            pixels=self.pixels[places],
+            texts=tuple(self.texts[i] for i in places),
+            keys=tuple(self.keys[i] for i in places),
+            origins=tuple(self.origins[i] for i in places),
+            others=tuple(self.others[i] for i in places if self.others),
+            hard_negatives=tuple(self.hard_negatives[i] for i in places if self.hard_negatives),
+        )
 
 
 def normalised(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:

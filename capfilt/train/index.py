@@ -23,6 +23,7 @@ from capfilt.fingerprint import fingerprint
 from capfilt.train.data import Stream
 
 Counts = npt.NDArray[np.int64]
+_OPTIONAL: Final = ("key", "origin", "hard_negative")
 _OF: Final = re.compile(r"-\d+-of-(\d+)\.parquet$")
 
 
@@ -50,6 +51,7 @@ class StreamIndex:
     files: tuple[Path, ...]
     keyed: bool  # there is a column `key`
     told: bool  # there is a column `origin`
+    refuted: bool  # there is a column `hard_negative`
     groups: tuple[Group, ...]
     digest: str
 
@@ -106,9 +108,9 @@ def open_stream(stream: Stream) -> StreamIndex:
         DamageError: the files are not those that the manifest lists.
     """
     files, listed, digest = _files_of(stream)
-    keyed, told, sizes = _footers(files, listed)
+    (keyed, told, refuted), sizes = _footers(files, listed)
     _check(stream, files[0], keyed, told)
-    shape = StreamIndex(stream, files, keyed, told, _unread(sizes), digest)
+    shape = StreamIndex(stream, files, keyed, told, refuted, _unread(sizes), digest)
     groups = _counted(shape)
     if not sum(group.samples for group in groups):
         rows = sum(group.taken for group in shape.groups)
@@ -117,7 +119,9 @@ def open_stream(stream: Stream) -> StreamIndex:
             + (f"; no text is of the origins {', '.join(stream.origins)}" if rows else "")
         )
     content = [digest, *(f"{group.file} {group.taken} {group.samples}" for group in groups)]
-    return StreamIndex(stream, files, keyed, told, groups, fingerprint(content))
+    if refuted:
+        content.append("hard_negative")
+    return StreamIndex(stream, files, keyed, told, refuted, groups, fingerprint(content))
 
 
 def _files_of(stream: Stream) -> tuple[tuple[Path, ...], tuple[int, ...] | None, str]:
@@ -160,10 +164,10 @@ def _listed(folder: Path) -> tuple[tuple[Path, ...], tuple[int, ...], str]:
 
 def _footers(
     files: tuple[Path, ...], listed: tuple[int, ...] | None
-) -> tuple[bool, bool, list[list[int]]]:
-    """Return whether there are keys and origins, and the rows of every row group of every file."""
+) -> tuple[tuple[bool, bool, bool], list[list[int]]]:
+    """Return which of `_OPTIONAL` are there, and the rows of every row group of every file."""
     sizes: list[list[int]] = []
-    has: set[tuple[bool, bool]] = set()
+    has: set[tuple[bool, bool, bool]] = set()
     for number, path in enumerate(files):
         try:
             with opened(path) as parquet:
@@ -174,19 +178,19 @@ def _footers(
             ) from error
         has.add(_columns(path, schema))
         if len(has) > 1:
-            raise InputError(f"{path} has other columns (key, origin) than {files[0]}")
+            raise InputError(f"{path} has others of {_OPTIONAL} than {files[0]}")
         if listed is not None and footer.num_rows != listed[number]:
             raise DamageError(
                 f"{path} has {footer.num_rows} rows, not the {listed[number]} of the manifest; "
                 "`capfilt verify` tells more"
             )
         sizes.append([footer.row_group(g).num_rows for g in range(footer.num_row_groups)])
-    ((keyed, told),) = has
-    return keyed, told, sizes
+    (columns,) = has
+    return columns, sizes
 
 
-def _columns(path: Path, schema: pa.Schema) -> tuple[bool, bool]:
-    """Check the columns of a file; says whether it has a key and an origin."""
+def _columns(path: Path, schema: pa.Schema) -> tuple[bool, bool, bool]:
+    """Check the columns of a file; says which of `_OPTIONAL` it has."""
     named = set(schema.names)
     missing = [name for name in ("image", "text") if name not in named]
     if missing:
@@ -200,11 +204,12 @@ def _columns(path: Path, schema: pa.Schema) -> tuple[bool, bool]:
             f"{path}, column image: is {image}; it must be a struct with the encoded image in "
             "`bytes`, as datasets.Image writes it"
         )
-    for name in ("text", "key", "origin"):
+    for name in ("text", *_OPTIONAL):
         kind = schema.field(name).type if name in named else pa.string()
         if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
             raise InputError(f"{path}, column {name}: is {kind}; it must be a string")
-    return "key" in named, "origin" in named
+    key, origin, negative = (name in named for name in _OPTIONAL)
+    return key, origin, negative
 
 
 def _is_image(kind: pa.DataType) -> bool:

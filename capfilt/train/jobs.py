@@ -70,8 +70,11 @@ class Job(nn.Module):
         lm: Lm | None = getattr(self.recipe, "lm", None)
         if lm is not None:
             longest = self.recipe.max_tokens
-            captions = caption_texts(self._tokenizer, lm.prompt, batch.texts, longest).to(device)
-            found["lm"] = caption_loss(self.med, captions, states, self._special, lm, self._given)
+            said, count = _captions(batch)
+            captions = caption_texts(self._tokenizer, lm.prompt, said, longest).to(device)
+            found["lm"] = caption_loss(
+                self.med, captions, states, self._special, lm, self._given, count
+            )
         return found
 
     def _contrast_and_match(
@@ -82,12 +85,14 @@ class Job(nn.Module):
             raise RuntimeError("a captioner has neither ITC nor ITM")
         itc: Itc = recipe.itc
         itm: Itm = recipe.itm
-        texts = filter_texts(self._tokenizer, batch.texts, recipe.max_tokens).to(states.device)
+        refuted = [place for place, text in enumerate(batch.hard_negatives) if text]
+        said = [*batch.texts, *filter(None, batch.hard_negatives)]
+        texts = filter_texts(self._tokenizer, said, recipe.max_tokens).to(states.device)
         ids = pair_ids(batch.keys, batch.texts).to(states.device)
         losses = filter_losses(
             self.med,
             self.momentum,
-            Pairs(pixels, texts, ids),
+            Pairs(pixels, texts, ids, torch.tensor(refuted, device=states.device).long()),
             states,
             self._special,
             itc,
@@ -96,6 +101,14 @@ class Job(nn.Module):
             step_generator(recipe.seed, at.step * 1000 + at.part, at.rank),
         )
         return {"itc": losses.itc, "itm": losses.itm}
+
+
+def _captions(batch: Batch) -> tuple[list[str], int]:
+    """Return the texts that LM sees, those of an image side by side, and how many it has."""
+    if not batch.others:
+        return list(batch.texts), 1
+    told = zip(batch.texts, batch.others, strict=True)
+    return [text for own, others in told for text in (own, *others)], 1 + len(batch.others[0])
 
 
 def save_results(job: Job, folder: Path, processors: Callable[[Path], None]) -> None:

@@ -118,9 +118,13 @@ def _draw(
     return drawn.to(positive.device).T.flatten()
 
 
-def itm_loss(logits: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
-    """Return the image-text matching loss, a scalar: logits (M, 2), label (M,) 1 for a match."""
-    return cross_entropy(logits.float(), label)
+def itm_loss(logits: torch.Tensor, label: torch.Tensor, match_weight: float = 1.0) -> torch.Tensor:
+    """Return the image-text matching loss, a scalar: logits (M, 2), label (M,) 1 for a match.
+
+    The mean over pairs, where a match counts `match_weight` times.
+    """
+    weight = torch.tensor([1.0, match_weight], device=logits.device)
+    return cross_entropy(logits.float(), label, weight=weight)
 
 
 def lm_labels(ids: torch.Tensor, mask: torch.Tensor, prompt_tokens: int) -> torch.Tensor:

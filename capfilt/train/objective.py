@@ -9,6 +9,7 @@ from capfilt.train.gather import gathered, gathered_features
 from capfilt.train.losses import (
     IGNORED,
     Features,
+    Negatives,
     draw_negatives,
     itc_loss,
     itm_loss,
@@ -24,11 +25,15 @@ from capfilt.train.tokens import Special, Texts
 
 
 class Pairs(NamedTuple):
-    """B image-text pairs: normalised pixels (B, 3, side, side), texts, and ids (B, 2)."""
+    """B image-text pairs: normalised pixels (B, 3, side, side), texts, and ids (B, 2).
+
+    `refuted` (M,): images that M further texts at the end of `texts` are false of.
+    """
 
     pixels: torch.Tensor
     texts: Texts
     ids: torch.Tensor
+    refuted: torch.Tensor | None = None
 
 
 class FilterLosses(NamedTuple):
@@ -60,9 +65,10 @@ def filter_losses(
     Keys and queue are of all processes, hard negatives of this one, as in BLIP. The caller has
     clamped the temperature and moved the momentum copy (`before_step`).
     """
-    plain = med.encode_text(pairs.texts.headed(special.cls), pairs.texts.mask)
+    own = pairs.texts.first(len(pairs.ids))
+    plain = med.encode_text(own.headed(special.cls), own.mask)
     features = Features(med.image_features(states), med.text_features(plain))
-    slow = momentum.features(pairs.pixels, pairs.texts.headed(special.cls), pairs.texts.mask)
+    slow = momentum.features(pairs.pixels, own.headed(special.cls), own.mask)
     fresh, ids = gathered_features(slow), gathered(pairs.ids)
     keys, key_ids = momentum.keys(fresh, ids)
     contrast = itc_loss(features, slow, keys, positives(pairs.ids, key_ids), med.temperature, alpha)
@@ -77,9 +83,25 @@ def filter_losses(
             itm.hard_texts,
             itm.hard_images,
         )
-    grounded = pairs.texts.headed(special.enc)[drawn.text]
-    logits = med.match(grounded, pairs.texts.mask[drawn.text], states, drawn.image)
-    return FilterLosses(contrast, itm_loss(logits, drawn.label))
+    every, weight = _with_given(drawn, pairs)
+    grounded = pairs.texts.headed(special.enc)[every.text]
+    logits = med.match(grounded, pairs.texts.mask[every.text], states, every.image)
+    return FilterLosses(contrast, itm_loss(logits, every.label, weight))
+
+
+def _with_given(drawn: Negatives, pairs: Pairs) -> tuple[Negatives, float]:
+    """Add the negatives that the data have; matches weigh as much more as there are negatives."""
+    if pairs.refuted is None or not len(pairs.refuted):
+        return drawn, 1.0
+    count = len(pairs.refuted)
+    texts = torch.arange(count, device=drawn.text.device) + len(pairs.ids)
+    every = Negatives(
+        torch.cat([drawn.image, pairs.refuted]),
+        torch.cat([drawn.text, texts]),
+        torch.cat([drawn.label, torch.zeros_like(texts)]),
+    )
+    before = max(1, len(drawn.label) - len(pairs.ids))
+    return every, (before + count) / before
 
 
 def before_step(med: Med, momentum: Momentum, itc: Itc) -> None:

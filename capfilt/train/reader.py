@@ -47,6 +47,7 @@ class Reading:
         row group that is larger is held whole.
     workers: threads that decode; 0 does everything in the caller's.
     prefetch: batches that workers are ahead.
+    captions: texts of an image at once; more than one needs streams with texts="one".
     """
 
     batch_size: int
@@ -58,6 +59,7 @@ class Reading:
     window: int = 4096
     workers: int = field(default=0, metadata=NOT_IDENTITY)
     prefetch: int = field(default=4, metadata=NOT_IDENTITY)
+    captions: int = 1
 
     def __post_init__(self) -> None:
         """Check the ranges."""
@@ -74,6 +76,7 @@ _LOWEST = (
     ("window", 1),
     ("workers", 0),
     ("prefetch", 1),
+    ("captions", 1),
 )
 
 
@@ -111,6 +114,11 @@ class Reader:
             raise InputError(
                 f"rank {rank} of {world_size} with batches of {reading.batch_size}: the batch must "
                 "divide by the number of ranks"
+            )
+        if reading.captions > 1 and any(stream.texts != "one" for stream in mixture.streams):
+            raise InputError(
+                f"{reading.captions} captions an image: the texts of an image must be taken "
+                "together (texts='one', --one-text)"
             )
         self._reading, self._rank, self._world_size = reading, rank, world_size
         self._streams = tuple(open_stream(stream) for stream in mixture.streams)
@@ -193,8 +201,9 @@ class Reader:
                     future.cancel()
 
     def _sources(self) -> list[Source]:
+        reading = self._reading
         return [
-            Source(index, self._reading.window, (self._reading.seed, number), self._count)
+            Source(index, reading.window, (reading.seed, number), self._count, reading.captions)
             for number, index in enumerate(self._streams)
         ]
 
@@ -230,8 +239,14 @@ def _made(sample: Sample, reading: Reading) -> Made:
     if reading.augment is None:
         return sample, squash(image, reading.side)
     rng = rng_of("augment", *sample.seed)
-    pixels, text = augmented(image, sample.text, reading.side, reading.augment, rng)
-    return replace(sample, text=text), pixels
+    # What is done to the image is done to all that is said of it: as lines of one text.
+    said = [sample.text, *sample.others]
+    said += [] if sample.hard_negative is None else [sample.hard_negative]
+    lines = "\n".join(" ".join(text.split("\n")) for text in said)
+    pixels, told = augmented(image, lines, reading.side, reading.augment, rng)
+    text, *others = told.split("\n")
+    negative = others.pop() if sample.hard_negative is not None else None
+    return replace(sample, text=text, others=tuple(others), hard_negative=negative), pixels
 
 
 def _batch(made: list[Made], side: int) -> Batch:
@@ -243,4 +258,6 @@ def _batch(made: list[Made], side: int) -> Batch:
         tuple(sample.key for sample, _ in good),
         tuple(sample.origin for sample, _ in good),
         tuple(each for each in made if isinstance(each, Skip)),
+        tuple(sample.others for sample, _ in good if sample.others),
+        tuple(sample.hard_negative for sample, _ in good),
     )

@@ -13,13 +13,19 @@ from capfilt.train.index import Counts, Group, StreamIndex, run_starts
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """An encoded image with one text. `seed` is for whatever is drawn for this sample."""
+    """An encoded image with one text. `seed` is for whatever is drawn for this sample.
+
+    `others`: more texts of the image, where more are asked for. `hard_negative`: a text that is
+    false of it, from the row of `text`.
+    """
 
     key: str
     text: str
     origin: str
     data: bytes
     seed: tuple[int | str, ...]
+    others: tuple[str, ...] = ()
+    hard_negative: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,20 +40,30 @@ class GroupRows:
     starts: Counts
     counts: Counts
 
-    def sample(self, place: int, epoch: int, *seed: int | str) -> Sample | Skip:
-        """Return the sample `place` of [0, samples), with the text that its epoch has drawn."""
+    def sample(self, place: int, epoch: int, *seed: int | str, captions: int = 1) -> Sample | Skip:
+        """Return the sample `place` of [0, samples), with the texts that its epoch has drawn.
+
+        `captions` texts are drawn, all different where the image has as many.
+        """
         start, count = int(self.starts[place]), int(self.counts[place])
         key = self._key(start)
-        drawn = 0
-        if count > 1:
-            drawn = int(rng_of("text", *seed, epoch, key).random() * count)
+        order = _drawn(count, captions, "text", *seed, epoch, key)
+        drawn = order[0]
         text = self.texts["text"][start + drawn].as_py()
         data = self.images[start].as_py()
         if not data:
             return Skip(key, "no image")
         if text is None or not text.strip():
             return Skip(key, "no text")
-        return Sample(key, text, self._origin(start + drawn), data, (*seed, epoch, key, text))
+        return Sample(
+            key,
+            text,
+            self._origin(start + drawn),
+            data,
+            (*seed, epoch, key, text),
+            tuple(self.texts["text"][start + other].as_py() or text for other in order[1:]),
+            self.texts["hard_negative"][start + drawn].as_py() if self.index.refuted else None,
+        )
 
     def _key(self, start: int) -> str:
         key = self.rows["key"][start].as_py() if self.index.keyed else None
@@ -60,6 +76,18 @@ class GroupRows:
         return str(origin or self.index.stream.default_origin)
 
 
+def _drawn(count: int, wanted: int, *seed: int | str) -> list[int]:
+    """Return `wanted` of `count` texts, the first as if it were the only one that is wanted."""
+    if count == 1:
+        return [0] * wanted
+    rng = rng_of(*seed)
+    left, found = list(range(count)), list[int]()
+    while len(found) < wanted:
+        found.append(left.pop(int(rng.random() * len(left))))
+        left = left or list(range(count))
+    return found
+
+
 def read_rows(index: StreamIndex, number: int) -> GroupRows:
     """Read the row group `number` of the stream.
 
@@ -68,6 +96,7 @@ def read_rows(index: StreamIndex, number: int) -> GroupRows:
     """
     group = index.groups[number]
     narrow = ["text", *(["key"] if index.keyed else []), *(["origin"] if index.told else [])]
+    narrow += ["hard_negative"] if index.refuted else []
     table = index.read(group, ["image.bytes", *narrow]).slice(group.lead)
     images = pc.struct_field(table["image"], "bytes")
     rows = table.drop_columns(["image"])

@@ -23,6 +23,7 @@ from capfilt.train.loop import Looping, Metrics, optimise
 from capfilt.train.med import Med
 from capfilt.train.plot import loss_plot
 from capfilt.train.reader import Cursor, Reader, Reading
+from capfilt.train.recipe import Itc
 from capfilt.train.start import Start
 
 RESULT = "model"
@@ -128,6 +129,9 @@ def _job(training: Training) -> Job:
         # One result whatever the machine: sums of several threads differ in their last bits.
         torch.set_num_threads(1)
     med = _med(start, training.recipe)
+    itc: Itc | None = getattr(training.recipe, "itc", None)
+    if itc is not None and (start.fresh or not (start.folder / "med").is_dir()):
+        med.temperature.data.fill_(itc.temperature)  # only a MED has one that was learnt
     if training.recipe.side != med.config.vision_config.image_size:
         med.resize(training.recipe.side)
     med.recompute = training.recompute
@@ -175,6 +179,7 @@ def _reader_at(training: Training) -> Callable[[Cursor | None], Reader]:
         augment=training.augment,
         window=training.window,
         workers=training.workers,
+        captions=getattr(recipe, "captions_per_image", 1),
     )
     rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     return lambda cursor: Reader(training.mixture, reading, rank, world, cursor)

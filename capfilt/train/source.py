@@ -21,8 +21,10 @@ class Source:
         window: int,
         seed: tuple[int, ...],
         read: Callable[[], None] = lambda: None,
+        captions: int = 1,
     ) -> None:
-        """`read` is called for each row group that was read."""
+        """`read` is called for each row group that was read; a sample has `captions` texts."""
+        self._captions = captions
         self._index, self._size, self._seed, self._read = index, window, seed, read
         self._samples = index.samples
         self._total = int(self._samples.sum())
@@ -41,7 +43,7 @@ class Source:
         if group not in self._rows:
             self._rows[group] = read_rows(self._index, group)
             self._read()
-        return self._rows[group].sample(row, epoch, *self._seed)
+        return self._rows[group].sample(row, epoch, *self._seed, captions=self._captions)
 
     def _at(self, epoch: int, offset: int) -> Window:
         held = self._window

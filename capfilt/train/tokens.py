@@ -49,6 +49,10 @@ class Texts:
         """Return the ids with `token` at position 0."""
         return torch.cat([torch.full_like(self.ids[:, :1], token), self.ids[:, 1:]], dim=1)
 
+    def first(self, count: int) -> "Texts":
+        """Return the first `count` texts."""
+        return Texts(self.ids[:count], self.mask[:count])
+
     def to(self, device: torch.device | str) -> "Texts":
         """Return them on another device."""
         return Texts(self.ids.to(device), self.mask.to(device))
