@@ -1,5 +1,6 @@
 import io
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -74,7 +75,7 @@ def test_the_trainer_reads_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("given", [{"images": 0}, {"start": -1}, {"items": 4}, {"side": 2}])
-def test_what_cannot_be_is_refused(given: dict[str, int]) -> None:
+def test_what_cannot_be_is_refused(given: dict[str, Any]) -> None:
     with pytest.raises(InputError, match=next(iter(given))):
         HumanSet(**{"images": 1, **given})
 

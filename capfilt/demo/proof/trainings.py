@@ -13,7 +13,8 @@ from capfilt.train.recipe import (
     Optim,
     Pretrain,
 )
-from capfilt.train.run import Training, start_of, train
+from capfilt.train.run import Training, train
+from capfilt.train.start import start_of
 
 Kind = Literal["captioner", "filter", "both"]
 
