@@ -671,7 +671,7 @@ def test_a_few_steps_lower_the_matching_loss(small: Small) -> None:
 
 def test_losses_of_a_step_are_the_papers_of_its_parts(small: Small) -> None:
     """The composition: right token, right keys, right negatives, the queue fed afterwards."""
-    med, pairs, _ = small
+    med, pairs, _, _ = small
     few = Pairs(pairs.pixels[:6], Texts(pairs.texts.ids[:6], pairs.texts.mask[:6]), pairs.ids[:6])
     momentum, itc = Momentum(med, 8), Itc(queue_size=8)
     stepped(med, 1)
