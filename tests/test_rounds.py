@@ -219,6 +219,18 @@ def test_an_export_that_was_removed_is_written_again(
     assert manifest.exists()
 
 
+def test_a_web_of_which_nothing_is_left_stops_the_rounds(loops: Loops) -> None:
+    dead = loops.folder / "dead.csv"
+    dead.write_text("url,caption\nhttp://127.0.0.1:9/1.jpg,a red circle\n")
+    command = loops.command("dead", 1, *FRESH)
+    command[command.index(str(loops.urls))] = str(dead)
+    for _ in range(2):
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 2
+        assert "round 0: raw keeps no text at all" in done.stderr
+    assert not (loops.folder / "dead" / "outcomes").exists()
+
+
 def test_processes_of_a_training_end_with_the_command(loops: Loops) -> None:
     out = loops.folder / "orphans"
     command = loops.command("orphans", 1, *GIVEN, "--steps", "5000", "--processes", "2")
