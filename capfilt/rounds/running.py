@@ -85,9 +85,9 @@ class _Doing:
             raise DamageError(f"{ran.run_dir} is not complete; run the same command again")
         if not ran.finished.rows:
             raise InputError(
-                f"{step.title()} keeps no text at all, so there is nothing to train on; train longer "
-                "or lower --threshold, in another --out (models that are trained already may begin "
-                "it: --captioner, --matcher)"
+                f"{step.title()} keeps no text at all, so there is nothing to train on; train "
+                "longer or lower --threshold, in another --out (models that are trained already "
+                "may begin it: --captioner, --matcher)"
             )
         return _counted(ran.finished, root)
 
