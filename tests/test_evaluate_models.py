@@ -13,13 +13,14 @@ import pytest
 from PIL import Image
 
 from capfilt.checkpoints import resolve_model
+from capfilt.demo.falsehoods import rng_of
 from capfilt.demo.grammar import corrupt, describe
-from capfilt.demo.pairs import make_pictures, rng_of
 from capfilt.demo.quality import MODELS
 from capfilt.errors import InputError
 from capfilt.evaluate.models import Settings, evaluate
 from capfilt.evaluate.pairs import load_pairs
 from capfilt.models.blip import BlipMatcher
+from tests.pictures import make_pictures
 
 CAPTIONER, MATCHER = str(MODELS / "captioner"), str(MODELS / "matcher")
 

@@ -19,8 +19,8 @@ from transformers.models.blip.image_processing_pil_blip import BlipImageProcesso
 
 from capfilt.bench.checkpoints import BASE, configuration
 from capfilt.checkpoints import resolve_model
+from capfilt.demo.falsehoods import rng_of
 from capfilt.demo.grammar import describe
-from capfilt.demo.pairs import make_pictures, rng_of
 from capfilt.demo.quality import MODELS, PROMPT
 from capfilt.errors import ModelError
 from capfilt.models.blip import BlipCaptioner, BlipMatcher
@@ -31,6 +31,7 @@ from capfilt.models.recipe import Beam, Lengths, Nucleus
 from capfilt.models.text import TextTower
 from capfilt.models.tiles import Tiled, TileSizes, fixed_compute
 from capfilt.models.vision import VisionTower
+from tests.pictures import make_pictures
 
 GREEDY = Nucleus(top_k=1, repetition_penalty=1.0)
 

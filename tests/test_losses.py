@@ -19,7 +19,6 @@ from torch.nn.functional import normalize
 
 from capfilt.demo import vocab
 from capfilt.demo.grammar import describe
-from capfilt.demo.pairs import make_pictures
 from capfilt.errors import InputError, ModelError
 from capfilt.train.batch import normalised
 from capfilt.train.gather import gathered, gathered_features
@@ -60,6 +59,7 @@ from capfilt.train.tokens import (
     pair_ids,
     prompt_tokens,
 )
+from tests.pictures import make_pictures
 from tests.tiny import config
 
 SPECIAL = Special(cls=2, enc=6, dec=5)

@@ -20,8 +20,8 @@ from safetensors.torch import load_file
 from transformers import BlipForConditionalGeneration, BlipForImageTextRetrieval
 
 from capfilt.checkpoints import EMBEDDED
+from capfilt.demo.falsehoods import rng_of
 from capfilt.demo.grammar import describe
-from capfilt.demo.pairs import make_pictures, rng_of
 from capfilt.errors import DamageError, InputError
 from capfilt.train.data import Mixture, Stream
 from capfilt.train.loop import Looping
@@ -30,6 +30,7 @@ from capfilt.train.plot import loss_plot
 from capfilt.train.recipe import FineTuneCaptioner, FineTuneFilter, Itc, Optim, Pretrain
 from capfilt.train.run import Trained, Training, train
 from capfilt.train.start import start_of
+from tests.pictures import make_pictures
 
 OPTIM = Optim(peak_lr=5e-4, steps=6, batch_size=8, warmup_steps=2)
 ITC = Itc(queue_size=24, alpha_ramp_steps=3)

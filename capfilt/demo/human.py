@@ -8,6 +8,7 @@ scenes; sets that start far enough apart share none either, so one may be held o
 """
 
 import argparse
+import io
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -18,9 +19,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
+from capfilt.demo.falsehoods import false_text
 from capfilt.demo.grammar import describe
 from capfilt.demo.noise import Noise
-from capfilt.demo.pairs import false_text
 from capfilt.demo.pictures import draw_size, rng_of
 from capfilt.demo.render import render, to_jpeg
 from capfilt.demo.scenes import Scene, sample_scene
@@ -32,7 +33,7 @@ FILE: Final = "data/train-00000-of-00001.parquet"
 _PLAIN: Final = Noise(tiny=0.0, banner=0.0)
 _RECIPE: Final = b"capfilt.human_pairs"
 _IMAGES_A_GROUP: Final = 512
-_QUALITY: Final = 95
+_QUALITY: Final = 95  # of what was made smaller, as img2dataset writes it
 _SCHEMA: Final = pa.schema(
     [
         ("key", pa.string()),
@@ -138,12 +139,13 @@ def _rows(wanted: HumanSet, number: int, scene: Scene) -> list[dict[str, Any]]:
 
 def _picture(wanted: HumanSet, number: int, scene: Scene) -> bytes:
     rng = rng_of(wanted.seed, "human picture", number)
-    image = render(scene, *draw_size(rng, _PLAIN), rng)
-    if wanted.side is not None:
+    data = to_jpeg(render(scene, *draw_size(rng, _PLAIN), rng), rng.randint(60, 95))
+    if wanted.side is None:
+        return data
+    with Image.open(io.BytesIO(data)) as image:
         shorter = min(image.size)
-        size = tuple(round(length * wanted.side / shorter) for length in image.size)
-        image = image.resize((size[0], size[1]), Image.Resampling.BICUBIC)
-    return to_jpeg(image, _QUALITY)
+        width, height = (round(length * wanted.side / shorter) for length in image.size)
+        return to_jpeg(image.resize((width, height), Image.Resampling.BICUBIC), _QUALITY)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
