@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from capfilt.engine import Progress
+from capfilt.report.progress import Bars
 from capfilt.rounds.checks import Given, check
 from capfilt.rounds.cost import RoundsPlan, planned
 from capfilt.rounds.options import RoundsOptions, build_rounds
@@ -11,7 +11,7 @@ from capfilt.rounds.running import run_rounds
 
 
 def rounds(
-    options: RoundsOptions, given: Given, progress: Progress, say: Callable[[str], None]
+    options: RoundsOptions, given: Given, progress: Bars, say: Callable[[str], None]
 ) -> RoundsResult:
     """Run the bootstrap loop, or go on with it.
 

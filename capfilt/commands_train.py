@@ -3,20 +3,21 @@
 import os
 from typing import TYPE_CHECKING, Any, get_args
 
-from capfilt.engine import Progress, choose_devices
+from capfilt.engine import choose_devices
 from capfilt.errors import InputError
+from capfilt.report.progress import Bars, of_training
 
 if TYPE_CHECKING:
     from capfilt.train.run import Trained
 
 
-def train(kind: str, given: dict[str, Any], progress: Progress) -> "Trained":
+def train(kind: str, given: dict[str, Any], progress: Bars) -> "Trained":
     """Run a training, or go on with it; `given` are the command line's options by name.
 
     Raises:
         InputError: options or data that cannot be used.
     """
-    from capfilt.train.loop import Looping, Metrics
+    from capfilt.train.loop import Looping
     from capfilt.train.options import Kind, TrainOptions, augment_of, mixture_of, recipe_of
     from capfilt.train.reader import Reader, Reading
     from capfilt.train.run import Training
@@ -42,12 +43,8 @@ def train(kind: str, given: dict[str, Any], progress: Progress) -> "Trained":
         workers=options.workers,
         recompute=options.recompute,
     )
-    with progress(f"train {kind}", recipe.optim.steps) as told:
-
-        def heard(_: Metrics) -> None:
-            told(1)
-
-        return trained(training, heard)
+    with progress(f"train {kind}", recipe.optim.steps, unit="step") as told:
+        return trained(training, of_training(told))
 
 
 def _start(like: str | None, init: str | None) -> tuple[str, bool]:

@@ -2,14 +2,14 @@
 
 import json
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import typer
 
 from capfilt.errors import CapfiltError
-
-Bars = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
+from capfilt.report.progress import Bars, progress
 
 
 def run_and_show(
@@ -23,10 +23,8 @@ def run_and_show(
 
 
 def progress_bar(quiet: bool) -> Bars:
-    """Return what makes a bar, or lines, of a label and a number of rows."""
-    from capfilt.report.progress import progress
-
-    return lambda label, total: progress(label, total, quiet=quiet)
+    """Return what makes a bar, or lines, of a label and a number of rows or steps."""
+    return partial(progress, quiet=quiet)
 
 
 def say(line: str) -> None:

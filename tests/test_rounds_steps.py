@@ -318,7 +318,7 @@ def test_errors_of_a_training_come_through_its_process(given: Given, tmp_path: P
         True,
     )
     with pytest.raises(InputError, match="/nowhere is no folder"):
-        run_job(job, 1, lambda _: None, lambda _: None)
+        run_job(job, 1, lambda *_: None, lambda _: None)
 
 
 def test_titles_name_round_and_kind() -> None:

@@ -31,7 +31,7 @@ from capfilt.demo.human import HumanSet, write_human
 from capfilt.demo.quality import Quality, measure
 from capfilt.errors import CapfiltError
 from capfilt.publish import Publisher, explained
-from capfilt.report.progress import progress
+from capfilt.report.progress import of_training, progress
 from capfilt.train.data import Mixture, Stream
 from capfilt.train.loop import Looping
 from capfilt.train.med import Med
@@ -172,8 +172,8 @@ def train_phase(plan: Schedule, out: Path, phase: Phase) -> Trained:
         looping=Looping(out / "trainings" / phase.name, precision="bf16"),
         workers=1,
     )
-    with progress(phase.name, phase.steps) as told:
-        return train(training, lambda _: told(1))
+    with progress(phase.name, phase.steps, unit="step") as told:
+        return train(training, of_training(told))
 
 
 def _recipe(plan: Schedule, phase: Phase) -> FineTuneCaptioner | FineTuneFilter:

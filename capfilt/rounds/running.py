@@ -7,10 +7,10 @@ from pathlib import Path
 
 from capfilt import commands
 from capfilt.checkpoints import resolve_model
-from capfilt.engine import Progress
 from capfilt.errors import DamageError, InputError
 from capfilt.finish import Finished
 from capfilt.inputs import open_input
+from capfilt.report.progress import Bars
 from capfilt.round import Round
 from capfilt.rounds.checks import Checked, Given, check, samples_of
 from capfilt.rounds.config import Rounds
@@ -23,7 +23,7 @@ MODEL = "model"  # a training's folder of results
 Say = Callable[[str], None]
 
 
-def run_rounds(rounds: Rounds, given: Given, progress: Progress, say: Say) -> RoundsResult:
+def run_rounds(rounds: Rounds, given: Given, progress: Bars, say: Say) -> RoundsResult:
     """Run the bootstrap loop, or go on with it, or find that it is done.
 
     Raises:
@@ -54,7 +54,7 @@ class _Doing:
     """What a step needs to be done."""
 
     checked: Checked
-    progress: Progress
+    progress: Bars
     say: Say
 
     def outcome(self, step: Step) -> Outcome:
@@ -102,7 +102,7 @@ class _Doing:
         out = str(checked.place.root / step.name)
         job = TrainJob(plan, data, out, start, fresh, checked.devices)
         steps = plan.recipe_for(sum(map(samples_of, data)), checked.start).optim.steps
-        with self.progress(step.name, steps) as told:
+        with self.progress(step.name, steps, unit="step") as told:
             return run_job(job, checked.processes, told, self.say)
 
     def _scored(self, step: Step) -> Scored:

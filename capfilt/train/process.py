@@ -29,6 +29,7 @@ from capfilt.errors import (
     StorageError,
     WorkerError,
 )
+from capfilt.report.progress import Told, of_training
 from capfilt.train.planned import PairFolder, TrainPlan, mixture
 from capfilt.train.reader import Reader, Reading
 from capfilt.train.start import start_of
@@ -65,7 +66,7 @@ class Fitted:
     seconds_a_step: float | None
 
 
-def run_job(job: TrainJob, processes: int, told: Callable[[int], None], say: Say) -> Fitted:
+def run_job(job: TrainJob, processes: int, told: Told, say: Say) -> Fitted:
     """Run a training, or go on with it, in `processes` processes; `told` hears of steps.
 
     Raises:
@@ -119,15 +120,15 @@ def _alone(folder: Path, say: Say) -> Iterator[int]:
         os.close(lock)
 
 
-def _heard(child: "subprocess.Popen[str]", told: Callable[[int], None]) -> dict[str, Any]:  # JSON
+def _heard(child: "subprocess.Popen[str]", told: Told) -> dict[str, Any]:  # JSON
     """Tell of the steps until the child's last word, and return that."""
-    last: dict[str, Any] = {}
+    heard, last = of_training(told), dict[str, Any]()
     for line in child.stdout or ():
         if not line.startswith("{"):
             continue  # something that a library printed
         last = json.loads(line)
         if "step" in last:
-            told(1)
+            heard(last)
     return last
 
 
@@ -177,7 +178,7 @@ def _train(job: TrainJob) -> Fitted:
 
     def heard(metrics: Metrics) -> None:
         times.append(time.monotonic())
-        _emit(step=metrics["step"])
+        _emit(step=metrics["step"], loss=metrics["loss"])
 
     done = train(training, heard)
     # The first step warms caches up; a rate needs two moments.
