@@ -5,6 +5,7 @@
 # make bench      rates of every stage, what the ledger costs, memory
 # make chaos      60 kills of runs over the simulated web, each resumed and compared
 # make bench-models  captions and scores a second against transformers and data-juicer
+# make proof       the experiment: does CapFilt help on the simulated web as in the paper (docs/proof.md)
 # make models      train the embedded models again (see README for how long it takes)
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || echo python3)
@@ -16,13 +17,14 @@ ROUNDS ?= 1
 ROUNDS_OUT ?= runs/rounds
 ROWS ?= 1000
 KILLS ?= 60
+PROOF ?= runs/proof
 TESTS ?= tests
 TEST_WORKERS ?= 2
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
 TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 
-.PHONY: bootstrap round1 rounds test lint bench chaos bench-models models clean
+.PHONY: bootstrap round1 rounds test lint bench chaos bench-models proof models clean
 
 bootstrap: $(STAMP)
 	$(BIN)/python -m capfilt.demo.bootstrap --rows $(ROWS) --run $(RUN)
@@ -49,7 +51,10 @@ chaos: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.chaos --kills $(KILLS)
 
 # JUICER=path/to/python of an environment with py-data-juicer 1.6.1 puts it into the table.
-bench-models: $(STAMP)
+bench-proof: $(STAMP)
+	$(BIN)/python -m capfilt.demo.proof --run $(PROOF)
+
+models: $(STAMP)
 	$(BIN)/python -m capfilt.bench.models $(if $(JUICER),--data-juicer $(JUICER)) $(BENCH)
 
 models: $(STAMP)

@@ -24,7 +24,7 @@ def run_all(
     running: dict[str, subprocess.Popen[bytes]] = {}
     began: dict[str, float] = {}
     try:
-        while waiting := [task for task in tasks if not done(task.name)]:
+        while (waiting := [task for task in tasks if not done(task.name)]) or running:
             for task in _ready(waiting, done, running)[: workers - len(running)]:
                 running[task.name] = _started([*command, task.name])
                 began[task.name] = time.monotonic()
@@ -32,7 +32,7 @@ def run_all(
                 code = running.pop(name).returncode
                 if code or not done(name):
                     raise CapfiltError(f"the task {name} failed with exit code {code}; see above")
-                left = len(waiting) - 1
+                left = sum(not done(task.name) for task in tasks)
                 say(f"{name}: {time.monotonic() - began[name]:.0f} s, {left} tasks left")
             time.sleep(0.2)
     finally:
