@@ -37,6 +37,10 @@ def train(
         str | None, _opt("Weights to go on from: a training's model/, a checkpoint", _DATA)
     ] = None,
     one_text: Annotated[bool, _opt("One random text an image an epoch", _DATA)] = False,
+    captions_per_image: Annotated[
+        int | None, _opt("Texts of an image that LM sees at once: 1; with --one-text", _DATA)
+    ] = None,
+    max_tokens: Annotated[int | None, _opt("Where texts are cut: 40", _DATA)] = None,
     augment: Annotated[
         Literal["none", "blip", "colour-safe"], _opt("Of images; default none", _DATA)
     ] = "none",

@@ -217,6 +217,11 @@ def test_options_change_blips_recipe(data: Path) -> None:
     half = recipe_of(replace(plain, batch_size=1440, queue_size=99), 57_600, folder)
     assert isinstance(half, Pretrain)
     assert (half.optim.steps, half.itc.queue_size) == (800, 99)
+    assert (recipe.itc.alpha_ramp_steps, half.itc.alpha_ramp_steps) == (20, 40)  # an epoch
+    several = recipe_of(replace(plain, captions_per_image=4, max_tokens=26), 57_600, folder)
+    assert (several.captions_per_image, several.max_tokens) == (4, 26)
+    with pytest.raises(InputError, match="no LM"):
+        recipe_of(replace(plain, kind="filter", captions_per_image=4), 57_600, folder)
     judge = recipe_of(replace(plain, kind="filter", epochs=2), 2560, folder)
     assert (judge.optim.steps, judge.optim.peak_lr) == (20, 1e-5)
     with pytest.raises(InputError, match="exclude each other"):

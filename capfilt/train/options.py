@@ -37,6 +37,8 @@ class TrainOptions:
     side: int | None = None
     queue_size: int | None = None
     one_text: bool = False
+    captions_per_image: int | None = None
+    max_tokens: int | None = None
     augment: Augmentation = "none"
     seed: int = 0
     precision: Precision = "fp32"
@@ -101,10 +103,19 @@ def changed_recipe(base: AnyRecipe, options: TrainOptions) -> AnyRecipe:
         InputError: a value is out of its range.
     """
     optim, side = _optim(base.optim, options), options.side or base.side
-    if options.queue_size is None or isinstance(base, FineTuneCaptioner):
-        return dataclasses.replace(base, optim=optim, side=side)
-    itc = dataclasses.replace(base.itc, queue_size=options.queue_size)
-    return dataclasses.replace(base, optim=optim, side=side, itc=itc)
+    tokens = options.max_tokens or base.max_tokens
+    changed = dataclasses.replace(base, optim=optim, side=side, max_tokens=tokens)
+    if not isinstance(changed, FineTuneFilter):
+        captions = options.captions_per_image or changed.captions_per_image
+        changed = dataclasses.replace(changed, captions_per_image=captions)
+    elif options.captions_per_image is not None:
+        raise InputError("--captions-per-image is nothing to a filter, which has no LM")
+    if isinstance(changed, FineTuneCaptioner):
+        return changed
+    size = changed.itc.queue_size if options.queue_size is None else options.queue_size
+    ramp = round(changed.itc.alpha_ramp_steps * base.optim.batch_size / optim.batch_size)
+    itc = dataclasses.replace(changed.itc, queue_size=size, alpha_ramp_steps=ramp)
+    return dataclasses.replace(changed, itc=itc)
 
 
 def _optim(base: Optim, options: TrainOptions) -> Optim:
