@@ -51,6 +51,7 @@ def rounds(
     batch_size: Annotated[int | None, _opt("Pairs a step, over all processes", _TRAIN)] = None,
     peak_lr: Annotated[float | None, _opt("Highest learning rate", _TRAIN)] = None,
     queue_size: Annotated[int | None, _opt("Features that ITC remembers: 57600", _TRAIN)] = None,
+    max_tokens: Annotated[int | None, _opt("Where texts are cut: 40", _TRAIN)] = None,
     side: Annotated[int | None, _opt("Pixels; default: the checkpoint's", _TRAIN)] = None,
     augment: Annotated[
         Literal["none", "blip", "colour-safe"] | None, _opt("Of images; default none", _TRAIN)

@@ -219,6 +219,7 @@ def test_options_change_blips_recipe(data: Path) -> None:
     assert (half.optim.steps, half.itc.queue_size) == (800, 99)
     assert (recipe.itc.alpha_ramp_steps, half.itc.alpha_ramp_steps) == (20, 40)  # an epoch
     several = recipe_of(replace(plain, captions_per_image=4, max_tokens=26), 57_600, folder)
+    assert isinstance(several, Pretrain)
     assert (several.captions_per_image, several.max_tokens) == (4, 26)
     with pytest.raises(InputError, match="no LM"):
         recipe_of(replace(plain, kind="filter", captions_per_image=4), 57_600, folder)

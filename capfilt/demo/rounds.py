@@ -1,25 +1,26 @@
-"""Bootstrap rounds on the simulated web, from fresh weights, on this machine alone.
+"""Bootstrap rounds on the simulated web, on this machine alone.
 
     python -m capfilt.demo.rounds --out runs/rounds --rounds 2
 
 The same command again resumes. At the end the simulated web's known truth, which the rounds never
 saw, says how clean each round's pairs are. The models are small and see few steps, so that a round
-takes minutes: what is shown is the loop, not what it comes to at its real size.
+takes minutes; all begin with one that knows single things (`capfilt.demo.start`).
 """
 
 import argparse
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from capfilt import commands_rounds
 from capfilt.demo.bootstrap import served, truth_told
 from capfilt.demo.human import HumanSet, write_human
+from capfilt.demo.start import WORLD, Beginning, small_start
 from capfilt.demo.web import SimulatedWeb, WebFiles, write_web
 from capfilt.errors import CapfiltError
 from capfilt.inputs import InputSpec
 from capfilt.options import RoundOptions
-from capfilt.report.progress import progress
+from capfilt.report.progress import of_training, progress
 from capfilt.rounds.checks import Given
 from capfilt.rounds.options import RoundsOptions
 from capfilt.rounds.result import RoundsResult
@@ -33,17 +34,18 @@ _SIDE = 64  # pixels, of the embedded models' images
 class Size:
     """How much of everything; the defaults take minutes a round on two cores."""
 
-    rows: int = 600
+    rows: int = 2000
     human: int = 1500
-    held_out: int = 100
-    steps: int = 150
-    fine_tune_steps: int = 50
+    held_out: int = 200
+    start_steps: int = Beginning().steps
+    steps: int = 300
+    fine_tune_steps: int = 200
 
 
 def main() -> int:
     """Serve the web, run the rounds, print what came out; returns the exit code."""
     given = _arguments()
-    size = Size(given.rows, given.human, given.held_out, given.steps, given.fine_tune_steps)
+    size = Size(**{field.name: getattr(given, field.name) for field in fields(Size)})
     out: Path = given.out
     web = SimulatedWeb(seed=given.seed)
     try:
@@ -51,7 +53,8 @@ def main() -> int:
             data = out.with_name(f"{out.name}-data")
             files = write_web(data / "web", size.rows, given.seed, server.base_url)
             human = _human(data, size, given.seed)
-            result = _rounds(files, human, out, given.rounds, size)
+            start = _start(data / "start", size, given.seed)
+            result = _rounds(files, human, start, out, given.rounds, size)
     except CapfiltError as error:
         print(f"capfilt: {error}", file=sys.stderr)
         return error.exit_code
@@ -70,9 +73,10 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--rows", type=int, default=default.rows, help="of the web")
     parser.add_argument("--human", type=int, default=default.human, help="human pairs")
     parser.add_argument("--held-out", type=int, default=default.held_out, help="images")
+    parser.add_argument("--start-steps", type=int, default=default.start_steps)
     parser.add_argument("--steps", type=int, default=default.steps, help="of a pre-training")
     parser.add_argument("--fine-tune-steps", type=int, default=default.fine_tune_steps)
-    parser.add_argument("--seed", type=int, default=7)
+    parser.add_argument("--seed", type=int, default=WORLD)
     parser.add_argument("--port", type=int, default=PORT)
     return parser.parse_args()
 
@@ -85,13 +89,20 @@ def _human(folder: Path, size: Size, seed: int) -> tuple[Path, Path]:
     return human, held_out
 
 
+def _start(folder: Path, size: Size, seed: int) -> Path:
+    """Train what all models begin with, or find it."""
+    how = Beginning(steps=size.start_steps, seed=seed)
+    with progress("start", how.steps, unit="step") as told:
+        return small_start(how, folder, of_training(told))
+
+
 def _rounds(
-    files: WebFiles, pairs: tuple[Path, Path], out: Path, count: int, size: Size
+    files: WebFiles, pairs: tuple[Path, Path], start: Path, out: Path, count: int, size: Size
 ) -> RoundsResult:
     human, held_out = pairs
     cleaning = RoundOptions(
         allow_private_hosts=True,  # the simulated web is on this machine
-        image_size=96,
+        image_size=_SIDE,
         shard_rows=200,
         timeout=3.0,
         total_timeout=6.0,
@@ -100,13 +111,14 @@ def _rounds(
         cleaning=cleaning,
         count=count,
         human=(str(human),),
-        like="embedded",
+        init=str(start),
         steps=size.steps,
         batch_size=64,
         peak_lr=1e-3,
         queue_size=1024,
+        max_tokens=Beginning().max_tokens,
         fine_tune_steps=size.fine_tune_steps,
-        fine_tune_lr=3e-4,
+        fine_tune_lr=5e-4,
         precision="bf16",
         every=100,
     )

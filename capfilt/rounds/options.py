@@ -31,6 +31,7 @@ class RoundsOptions:
     batch_size: int | None = None
     peak_lr: float | None = None
     queue_size: int | None = None
+    max_tokens: int | None = None
     side: int | None = None
     fine_tune_epochs: int | None = None
     fine_tune_steps: int | None = None
@@ -98,6 +99,7 @@ def _fine_tune(base: TrainPlan, options: RoundsOptions) -> TrainPlan:
 def _plan(base: TrainPlan, options: RoundsOptions, **given: object) -> TrainPlan:
     shared = {
         "queue_size": options.queue_size,
+        "max_tokens": options.max_tokens,
         "seed": options.seed,
         "precision": options.precision,
         "every": options.every,

@@ -20,7 +20,7 @@ _KINDS: Final[tuple[tuple[Kind, type[AnyRecipe]], ...]] = (
 )
 _CHANGES: Final = (
     *("epochs", "steps", "batch_size", "accumulate", "peak_lr", "warmup_steps", "weight_decay"),
-    *("clip", "side", "queue_size"),
+    *("clip", "side", "queue_size", "max_tokens"),
 )
 
 
@@ -56,6 +56,7 @@ class TrainPlan:
     clip: float | None = None
     side: int | None = None
     queue_size: int | None = None
+    max_tokens: int | None = None
     seed: int | None = None
     augment: Augment | None = None
     precision: Precision = "fp32"

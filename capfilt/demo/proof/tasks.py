@@ -12,6 +12,7 @@ from typing import Any
 
 from capfilt.demo.proof import judging, trainings, world
 from capfilt.demo.proof.design import ARMS, BOTH, CLEANINGS, RAW, Arm, Cleaning, Design
+from capfilt.demo.start import small_start
 from capfilt.engine import Progress
 from capfilt.publish import Publisher
 
@@ -59,7 +60,7 @@ def all_tasks(design: Design) -> list[Task]:
     tasks = [
         Task("pairs", (), _write),
         Task("download", (), _download),
-        Task("start", ("pairs",), _begin),
+        Task("start", (), _begin),
     ]
     pretrained = [_pretraining(arm, seed) for seed in range(design.seeds) for arm in ARMS]
     tuned = [task for source in (RAW, BOTH) for task in _fine_tunings(source)]
@@ -85,7 +86,6 @@ def slug(name: str) -> str:
 
 def _write(lab: Lab) -> Record:
     world.write_pairs(lab.design, lab.root)
-    world.write_architecture(lab.design, lab.root)
     return {}
 
 
@@ -99,7 +99,7 @@ def _kept(lab: Lab, export: str) -> Record:
 
 
 def _begin(lab: Lab) -> Record:
-    return {"models": str(trainings.begin(lab.design, lab.root, lab.root / "trainings" / "start"))}
+    return {"models": str(small_start(lab.design.start, lab.root / "start", lambda _: None))}
 
 
 def _pretraining(arm: Arm, seed: int) -> Task:
@@ -111,11 +111,11 @@ def _pretraining(arm: Arm, seed: int) -> Task:
         found = lab.record(source) or {}
         pairs = Path(found[RAW.name if arm.clean is None else arm.name]["export"])
         out = lab.root / "trainings" / name
-        start = lab.models("start")
+        start = Path((lab.record("start") or {})["models"])
         trainings.pretrain(lab.design, lab.root, start, pairs, arm.copies, seed, out)
         return {"models": str(out / "model")}
 
-    return Task(name, ("start", source), work)
+    return Task(name, ("start", "pairs", source), work)
 
 
 def _fine_tunings(source: Arm) -> list[Task]:

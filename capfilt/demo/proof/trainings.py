@@ -4,30 +4,18 @@ from pathlib import Path
 from typing import Literal
 
 from capfilt.demo.proof.design import Design
+from capfilt.demo.start import small_itc, small_optim
 from capfilt.train.data import Mixture, Stream
 from capfilt.train.loop import Looping
 from capfilt.train.recipe import (
     FineTuneCaptioner,
     FineTuneFilter,
-    Itc,
-    Optim,
     Pretrain,
 )
 from capfilt.train.run import Training, train
 from capfilt.train.start import start_of
 
 Kind = Literal["captioner", "filter", "both"]
-
-
-def begin(design: Design, root: Path, out: Path) -> Path:
-    """Train what every pre-training starts from on labelled pictures; returns its models."""
-    recipe = Pretrain(
-        _optim(design, design.label_steps, design.label_lr),
-        _itc(design, design.label_steps),
-        side=design.side,
-        max_tokens=design.max_tokens,
-    )
-    return _trained(recipe, root / "like", True, Mixture((Stream(root / "labels"),)), out)
 
 
 def pretrain(
@@ -40,13 +28,13 @@ def pretrain(
         *(Stream(pairs, weight=web) for _ in range(copies)),
     ]
     recipe = Pretrain(
-        _optim(design, design.steps, design.peak_lr),
-        _itc(design, design.steps),
+        small_optim(design.steps, design.batch_size, design.peak_lr),
+        small_itc(design.steps, design.queue_size),
         side=design.side,
         seed=seed,
         max_tokens=design.max_tokens,
     )
-    return _trained(recipe, start, False, Mixture(tuple(streams)), out)
+    return _trained(recipe, start, Mixture(tuple(streams)), out)
 
 
 def fine_tune(
@@ -56,7 +44,8 @@ def fine_tune(
 
     `both`: one model with all three losses, which is what Table 4 warns of.
     """
-    optim, itc = _optim(design, steps, design.fine_tune_lr), _itc(design, steps)
+    optim = small_optim(steps, design.batch_size, design.fine_tune_lr)
+    itc = small_itc(steps, design.queue_size)
     recipe: Pretrain | FineTuneCaptioner | FineTuneFilter
     if kind == "captioner":
         recipe = FineTuneCaptioner(optim, side=design.side, seed=seed)
@@ -64,34 +53,16 @@ def fine_tune(
         recipe = FineTuneFilter(optim, itc, side=design.side, seed=seed)
     else:
         recipe = Pretrain(optim, itc, side=design.side, seed=seed)
-    return _trained(recipe, start, False, Mixture((Stream(root / "human"),)), out)
+    return _trained(recipe, start, Mixture((Stream(root / "human"),)), out)
 
 
 def _trained(
     recipe: Pretrain | FineTuneCaptioner | FineTuneFilter,
     start: Path,
-    fresh: bool,
     data: Mixture,
     out: Path,
 ) -> Path:
     looping = Looping(out, every=200, precision="bf16")
-    training = Training(recipe, start_of(str(start), fresh=fresh), data, looping=looping)
+    training = Training(recipe, start_of(str(start), fresh=False), data, looping=looping)
     train(training, lambda _: None)
     return out / "model"
-
-
-def _optim(design: Design, steps: int, peak: float) -> Optim:
-    warmup = min(100, steps // 10)
-    return Optim(
-        peak,
-        steps,
-        design.batch_size,
-        warmup,
-        min_lr_factor=0.02,
-        betas=(0.9, 0.98),
-        clip=1.0,
-    )
-
-
-def _itc(design: Design, steps: int) -> Itc:
-    return Itc(queue_size=design.queue_size, momentum=0.99, alpha_ramp_steps=steps // 2)

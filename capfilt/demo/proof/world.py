@@ -1,53 +1,30 @@
 """The experiment's data: human pairs, the downloaded web, and its cleanings."""
 
 import dataclasses
-import json
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from capfilt import commands
 from capfilt.demo.human import HumanSet, write_human
 from capfilt.demo.proof.design import ARMS, Cleaning, Design
-from capfilt.demo.quality import MODELS
 from capfilt.demo.server import WebServer
 from capfilt.demo.web import SimulatedWeb, write_web
 from capfilt.engine import Progress
 from capfilt.finish import Finished
 from capfilt.inputs import InputSpec
 from capfilt.options import RoundOptions
-from capfilt.publish import Publisher, explained
 
 _HELD_OUT_TEXTS: Final = 5  # as COCO has
 _HELD_OUT_START: Final = 1_000_000
-_LABELS_START: Final = 2_000_000
 
 
 def write_pairs(design: Design, root: Path) -> None:
-    """Write labelled pictures, human pairs, and those that are held out."""
+    """Write the human pairs, and those that are held out."""
     seed, side = design.seed, design.side
-    labels = HumanSet(design.labels, seed=seed, start=_LABELS_START, items=1, side=side)
-    write_human(labels, root / "labels")
     write_human(HumanSet(design.human, seed=seed, side=side), root / "human")
     held_out = HumanSet(design.held_out, _HELD_OUT_TEXTS, seed, _HELD_OUT_START, side=side)
     write_human(held_out, root / "held-out")
-
-
-def write_architecture(design: Design, root: Path) -> None:
-    """Publish `root/like`, what `--like` takes: a smaller embedded model, without weights."""
-    if (root / "like").exists():
-        return
-    source = MODELS / "captioner"
-    config: dict[str, Any] = json.loads((source / "config.json").read_text(encoding="utf-8"))
-    config["vision_config"] |= {"patch_size": design.patch, "num_hidden_layers": 3}
-    config["text_config"] |= {"num_hidden_layers": 2}
-    with Publisher(root).scratch_dir() as scratch:
-        for file in source.glob("*.json"):
-            shutil.copy(file, scratch)
-        (scratch / "config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
-        with explained(root / "like"):
-            scratch.rename(root / "like")
 
 
 def download(design: Design, root: Path, progress: Progress) -> Path:
