@@ -42,6 +42,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress")]
 
 _IN, _MODEL, _DECODE = "Input", "Models", "Decoding"
+_INSTRUCTIONS = "Columns text_input, text_output: 'instructblip', or a file of instructions"
 _FETCH, _POLICY, _WORK = "Download", "Policy and export", "Work"
 
 
@@ -125,6 +126,7 @@ def run(
         Score | None, _opt("What blip2, nguyen, datacomp rank by: similarity", _POLICY)
     ] = None,
     file_mb: Annotated[int | None, _opt("Size of an exported file in MB: 500", _POLICY)] = None,
+    instructions: Annotated[str | None, _opt(_INSTRUCTIONS, _POLICY)] = None,
     shard_rows: Annotated[int | None, _opt("Rows a shard: 1000", _WORK)] = None,
     workers: Annotated[int | None, _opt("Processes; default: cores, or devices", _WORK)] = None,
     device: Annotated[str, _opt("auto, cpu, cuda, cuda:0,cuda:2", _WORK)] = "auto",
@@ -200,6 +202,7 @@ def export(
     threshold: Annotated[float | None, typer.Option(help="Another ITM threshold")] = None,
     origins: Annotated[Origins | None, typer.Option(help="Whose texts; default both")] = None,
     file_mb: Annotated[int | None, typer.Option(help="Size of a file in MB: 500")] = None,
+    instructions: Annotated[str | None, typer.Option(help=_INSTRUCTIONS)] = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -207,8 +210,8 @@ def export(
     from capfilt import commands
 
     with errors():
-        told = progress_bar(quiet)
-        show(commands.export(run_dir, to, threshold, origins, file_mb, told, say), as_json)
+        how = commands.Exporting(to, threshold, origins, file_mb, instructions)
+        show(commands.export(run_dir, how, progress_bar(quiet), say), as_json)
 
 
 @app.command()

@@ -15,7 +15,7 @@ from capfilt.garbage import Garbage, find_garbage, remove
 from capfilt.inputs import Input, InputSpec, open_input
 from capfilt.ledger import Ledger
 from capfilt.models.recipe import Precision
-from capfilt.options import RoundOptions, build_round, warnings_of, with_options
+from capfilt.options import RoundOptions, build_round, export_with, warnings_of, with_options
 from capfilt.plan import Plan, RunReader
 from capfilt.report.funnel import Funnel, count_funnel
 from capfilt.round import Round, latest_round, plan_round, record_round, recorded_rounds
@@ -110,24 +110,27 @@ def retry(
     return _advance(ledger, recipe, manifest, work, progress, say)
 
 
-def export(
-    run_dir: Path,
-    to: Path | None,
-    threshold: float | None,
-    origins: Origins | None,
-    file_mb: int | None,
-    progress: Progress,
-    say: Say,
-) -> RunResult:
+@dataclass(frozen=True, slots=True)
+class Exporting:
+    """What is other in an export than in the run that it is of; None: nothing is."""
+
+    to: Path | None = None
+    threshold: float | None = None
+    origins: Origins | None = None
+    file_mb: int | None = None
+    instructions: str | None = None
+
+
+def export(run_dir: Path, how: Exporting, progress: Progress, say: Say) -> RunResult:
     """Export a finished run again: elsewhere, by another threshold, in other file sizes."""
     ledger = _existing(run_dir)
     record, manifest = latest_round(ledger)
     recipe = record.round
-    chosen = with_options(recipe.select, threshold=threshold, origins=origins)
-    recipe = dataclasses.replace(recipe, select=chosen)
-    if file_mb is not None:
-        sized = dataclasses.replace(recipe.export, target_bytes=file_mb * 1_000_000)
-        recipe = dataclasses.replace(recipe, export=sized)
+    recipe = dataclasses.replace(
+        recipe,
+        select=with_options(recipe.select, threshold=how.threshold, origins=how.origins),
+        export=export_with(recipe.export, how.file_mb, how.instructions),
+    )
     plan = plan_round(recipe, manifest, ledger)
     unfinished = [p.stage.name for p in plan.planned[:-1] if plan.missing(ledger, p)]
     if unfinished:
@@ -136,7 +139,7 @@ def export(
         record_round(ledger, recipe, manifest.id)
     engine.advance(plan, ledger, Resources(), progress)
     return RunResult(
-        str(run_dir), finish(RunReader(ledger, plan), recipe, manifest, to, progress, say)
+        str(run_dir), finish(RunReader(ledger, plan), recipe, manifest, how.to, progress, say)
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from capfilt import __version__
 from capfilt.configs import to_plain
 from capfilt.engine import Progress
-from capfilt.export import COLUMNS, Provenance, export_dataset
+from capfilt.export import Provenance, export_dataset
 from capfilt.export.config import READS
 from capfilt.fingerprint import fingerprint
 from capfilt.plan import Plan, RunReader
@@ -51,7 +51,7 @@ class Finished:
 
 def export_name(plan: Plan, recipe: Round) -> str:
     """Return the folder of a round's export: `export-` and a hash of all that it depends on."""
-    parts = (plan.identity_of(READS), recipe.export, COLUMNS.names, plan.shards)
+    parts = (plan.identity_of(READS), recipe.export, recipe.export.columns.names, plan.shards)
     return f"export-{fingerprint(parts)}"
 
 

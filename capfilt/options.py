@@ -10,6 +10,8 @@ from typing import Literal, TypeVar
 
 from capfilt.checkpoints import EMBEDDED, resolve_model, share_weights
 from capfilt.errors import InputError
+from capfilt.export import ExportConfig
+from capfilt.export.instructions import load_instructions
 from capfilt.models.kinds import ModelKind, model_kind
 from capfilt.models.recipe import Beam, Nucleus
 from capfilt.round import Matching, Round, Scoring
@@ -68,6 +70,7 @@ class RoundOptions:
     threads: int | None = None
     shard_rows: int | None = None
     file_mb: int | None = None
+    instructions: str | None = None
 
 
 def build_round(options: RoundOptions) -> Round:
@@ -82,7 +85,6 @@ def build_round(options: RoundOptions) -> Round:
 
 def changed_round(base: Round, options: RoundOptions) -> Round:
     """Return a round with what the options give changed, their pipeline aside; see above."""
-    file_bytes = None if options.file_mb is None else options.file_mb * 1_000_000
     changed = _changed(
         base,
         caption=_caption(base.caption, options),
@@ -90,7 +92,7 @@ def changed_round(base: Round, options: RoundOptions) -> Round:
         fetch=_fetch(base, options),
         scorer=_scorer(base.scorer, options),
         select=_select(base.select, options),
-        export=_changed(base.export, target_bytes=file_bytes),
+        export=export_with(base.export, options.file_mb, options.instructions),
         shard_rows=options.shard_rows,
     )
     recipe = dataclasses.replace(changed, dedup=_dedup(base.dedup, options))
@@ -98,6 +100,19 @@ def changed_round(base: Round, options: RoundOptions) -> Round:
         return _raw(recipe, options)
     _check_scores(recipe)
     return recipe
+
+
+def export_with(base: ExportConfig, file_mb: int | None, instructions: str | None) -> ExportConfig:
+    """Return an export's configuration with what is given and not None changed.
+
+    Raises:
+        InputError: a size is out of its range, or the instructions cannot be read.
+    """
+    return _changed(
+        base,
+        target_bytes=None if file_mb is None else file_mb * 1_000_000,
+        instructions=load_instructions(instructions) if instructions else None,
+    )
 
 
 def _raw(recipe: Round, options: RoundOptions) -> Round:

@@ -6,6 +6,7 @@ import io
 import itertools
 import json
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from html.parser import HTMLParser
@@ -156,6 +157,27 @@ def some_rows(draw: st.DrawFn) -> list[Row]:
 
 def contents(folder: Path) -> dict[str, bytes]:
     return {str(f.relative_to(folder)): f.read_bytes() for f in sorted((folder / "data").iterdir())}
+
+
+def test_instruction_samples_are_the_pairs_with_an_instruction_each(tmp_path: Path) -> None:
+    rows = [a_row(number, True, [True, True], "a dog") for number in range(30)]
+    config = ExportConfig(row_group_rows=7, instructions=("Say:", "Tell:", "Write:"))
+    folder = exported(tmp_path / "one", rows, config)
+    assert verify_export(folder) == []
+    (file,) = (folder / "data").iterdir()
+    table = pq.read_table(file)
+    assert table["text_output"].to_pylist() == table["text"].to_pylist()
+    told = Counter(table["text_input"].to_pylist())
+    assert set(told) == set(config.instructions)
+    assert min(told.values()) > 15  # of 90, drawn evenly
+    again = exported(tmp_path / "cut", rows, config, [4, 11])
+    assert contents(again) == contents(folder)
+    (other,) = (exported(tmp_path / "plain", rows, ExportConfig()) / "data").iterdir()
+    plain = pq.read_table(other)
+    assert table.select(plain.column_names).to_pylist() == plain.to_pylist()
+    cache = str(tmp_path / "cache")
+    loaded = datasets.load_dataset("parquet", data_files=str(file), split="train", cache_dir=cache)
+    assert loaded.features["text_input"].dtype == "string"
 
 
 @settings(max_examples=30, deadline=None)

@@ -7,6 +7,7 @@ import pytest
 
 from capfilt.checkpoints import resolve_model
 from capfilt.errors import InputError, ModelError
+from capfilt.export.instructions import INSTRUCTBLIP
 from capfilt.models.recipe import Beam, Lengths, Nucleus
 from capfilt.options import (
     RoundOptions,
@@ -79,7 +80,7 @@ PLACES: list[tuple[str, Any, str]] = [
 
 
 def test_every_option_is_tried_here() -> None:
-    elsewhere = {"pipeline", "captioner", "matcher", "file_mb"}
+    elsewhere = {"pipeline", "captioner", "matcher", "file_mb", "instructions"}
     elsewhere |= {"policy", "scorer", "score", "fraction", "keep_texts"}  # tests/test_policies.py
     named = {field.name for field in dataclasses.fields(RoundOptions)}
     assert {name for name, _, _ in PLACES} | elsewhere == named
@@ -104,6 +105,19 @@ def test_an_option_lands_in_its_place_and_nowhere_else(name: str, value: Any, pl
 
 def test_megabytes_are_millions_of_bytes() -> None:
     assert built(file_mb=3).export.target_bytes == 3_000_000
+
+
+def test_instructions_are_the_papers_or_lines_of_a_file(tmp_path: Path) -> None:
+    assert built(instructions="instructblip").export.instructions == INSTRUCTBLIP
+    file = tmp_path / "mine.txt"
+    file.write_text("Describe it.\n\n  Say what you see: \n")
+    found = built(instructions=str(file)).export.instructions
+    assert found == ("Describe it.", "Say what you see:")
+    file.write_text("\n")
+    with pytest.raises(InputError, match="no line"):
+        built(instructions=str(file))
+    with pytest.raises(InputError, match="an instruction a line"):
+        built(instructions=str(tmp_path / "none.txt"))
 
 
 def test_models_are_resolved_by_role(tiny_pair: tuple[Path, Path]) -> None:

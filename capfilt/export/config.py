@@ -39,6 +39,8 @@ _FEATURES: Final = {
     "original_width": "int32",
     "original_height": "int32",
     "sha256": "string",
+    "text_input": "string",
+    "text_output": "string",
 }
 _IMAGE: Final = pa.struct([pa.field("bytes", pa.binary()), pa.field("path", pa.string())])
 
@@ -62,13 +64,21 @@ COLUMNS: Final = pa.schema(
 )
 
 
+INSTRUCTED: Final = pa.schema([("text_input", pa.string()), ("text_output", pa.string())])
+
+
 @dataclass(frozen=True, slots=True)
 class ExportConfig:
-    """Sizes of the written files: bytes of images and texts a file, and rows a row group."""
+    """Sizes of the written files: bytes of images and texts a file, and rows a row group.
+
+    With `instructions` there are two more columns, the samples of InstructBLIP: `text_input` (one
+    of them) and `text_output` (the text).
+    """
 
     target_bytes: int = 500_000_000
     row_group_rows: int = 500
     split: str = "train"
+    instructions: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Check the ranges."""
@@ -76,6 +86,11 @@ class ExportConfig:
             raise InputError("export sizes must be positive")
         if not self.split.isidentifier():
             raise InputError(f"split {self.split!r} must be a plain word such as train")
+
+    @property
+    def columns(self) -> pa.Schema:
+        """The columns of this export."""
+        return pa.schema([*COLUMNS, *INSTRUCTED]) if self.instructions else COLUMNS
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,10 +104,10 @@ class Provenance:
     funnel: tuple[tuple[str, int], ...]
 
 
-def hugging_face_metadata() -> dict[bytes, bytes]:
+def hugging_face_metadata(names: list[str]) -> dict[bytes, bytes]:
     """Return the schema metadata by which `datasets` reads `image` as an Image."""
     features: dict[str, dict[str, str]] = {
         name: {"dtype": kind, "_type": "Value"} for name, kind in _FEATURES.items()
     }
-    ordered = {name: features.get(name, {"_type": "Image"}) for name in COLUMNS.names}
+    ordered = {name: features.get(name, {"_type": "Image"}) for name in names}
     return {b"huggingface": json.dumps({"info": {"features": ordered}}).encode()}

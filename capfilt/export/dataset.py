@@ -16,7 +16,8 @@ import pyarrow.parquet as pq
 
 from capfilt.errors import DamageError
 from capfilt.export.card import dataset_card
-from capfilt.export.config import COLUMNS, ExportConfig, Provenance, hugging_face_metadata
+from capfilt.export.config import ExportConfig, Provenance, hugging_face_metadata
+from capfilt.export.instructions import drawn
 from capfilt.export.packing import FilePlan, pack
 from capfilt.export.rows import span_rows
 from capfilt.publish import Publisher
@@ -102,9 +103,10 @@ def load_manifest(folder: Path) -> dict[str, Any]:  # JSON
 def _writer(
     reader: ColumnReader, plan: FilePlan, config: ExportConfig, extension: str
 ) -> Callable[[BinaryIO], None]:
-    schema = COLUMNS.with_metadata(hugging_face_metadata())
+    columns = config.columns
+    schema = columns.with_metadata(hugging_face_metadata(columns.names))
     # Encoded images do not compress; paths and the rest do.
-    codecs = {name: "zstd" for name in COLUMNS.names if name != "image"}
+    codecs = {name: "zstd" for name in columns.names if name != "image"}
     codecs |= {"image.bytes": "none", "image.path": "zstd"}
 
     def write(out: BinaryIO) -> None:
@@ -126,9 +128,13 @@ def _groups(
     reader: ColumnReader, plan: FilePlan, config: ExportConfig, extension: str
 ) -> Iterator[pa.Table]:
     """Yield tables of exactly `row_group_rows` rows (the last: the rest), whatever the shards."""
-    held = COLUMNS.empty_table()
+    held = config.columns.empty_table()
     for span in plan.spans:
-        held = pa.concat_tables([held, span_rows(reader, span, extension)])
+        rows = span_rows(reader, span, extension)
+        if config.instructions:
+            rows = rows.append_column("text_input", drawn(config.instructions, rows))
+            rows = rows.append_column("text_output", rows["text"])
+        held = pa.concat_tables([held, rows])
         while held.num_rows >= config.row_group_rows:
             yield held.slice(0, config.row_group_rows).combine_chunks()
             held = held.slice(config.row_group_rows)

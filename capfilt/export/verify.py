@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from capfilt.errors import DamageError
-from capfilt.export.config import COLUMNS
+from capfilt.export.config import COLUMNS, INSTRUCTED
 from capfilt.export.dataset import MANIFEST, load_manifest
 from capfilt.publish import TMP_DIR
 
@@ -58,6 +58,7 @@ def _check(file: Path, rows: int, sha256: str) -> list[ExportProblem]:
     with parquet:
         if parquet.metadata.num_rows != rows:
             return [ExportProblem("damaged", str(file), f"has not the {rows} rows it should")]
-        if parquet.schema_arrow.remove_metadata() != COLUMNS:
+        found = parquet.schema_arrow.remove_metadata()
+        if found not in (COLUMNS, pa.schema([*COLUMNS, *INSTRUCTED])):
             return [ExportProblem("damaged", str(file), "has other columns than an export")]
     return []
