@@ -41,6 +41,9 @@ class Sizes:
     selected: int = 1_000_000  # rows that the policy decides
     small: int = 10_000  # rows of the smaller run whose memory is looked at
     large: int = 200_000
+    pictures: int = 512  # that the reader reads
+    steps: int = 2  # of a training, after one that warms up
+    batch: int = 32  # pairs of a step
 
 
 def stages(sizes: Sizes) -> list[Line]:
@@ -282,6 +285,20 @@ def _quiet(label: str, total: int | None) -> Any:  # a context manager, as `engi
     return progress(label, total, quiet=True)
 
 
+def reader(sizes: Sizes) -> list[Line]:
+    """Samples a second that the training's reader gives, against what the bare step takes."""
+    from capfilt.bench.training import reader_lines
+
+    return reader_lines(sizes.pictures, sizes.steps, sizes.batch)
+
+
+def training(sizes: Sizes) -> list[Line]:
+    """Samples a second of a training step, against transformers' BLIP with LM alone."""
+    from capfilt.bench.training import step_lines
+
+    return step_lines(sizes.steps, sizes.batch)
+
+
 CASES: Final[Sequence[Callable[[Sizes], list[Line]]]] = (
     stages,
     overhead,
@@ -289,4 +306,6 @@ CASES: Final[Sequence[Callable[[Sizes], list[Line]]]] = (
     select,
     memory_small,
     memory_large,
+    reader,
+    training,
 )

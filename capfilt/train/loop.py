@@ -62,9 +62,7 @@ def optimise(
         DamageError: a checkpoint cannot be read.
     """
     optim = job.recipe.optim
-    optimizer = torch.optim.AdamW(
-        _groups(job, optim.weight_decay), lr=optim.peak_lr, betas=optim.betas
-    )
+    optimizer = optimizer_of(job)
     metrics, cursor = _resumed(job, optimizer, how, identity)
     rank, world = _place()
     reader = reader_at(cursor)
@@ -73,15 +71,40 @@ def optimise(
     size = optim.micro_batch(world) if world > 1 else None
     parts = (batch.padded(size) if size else batch for batch in reader if len(batch) or size)
     for step in range(len(metrics), optim.steps):
-        _set_rate(optimizer, optim.learning_rate(step))
-        job.before_step()
-        found = _step(job, model, parts, At(step, 0, rank), how)
-        norm = _stepped(optimizer, job, optim.clip)
-        metrics.append({"step": step + 1, "lr": optim.learning_rate(step), "norm": norm, **found})
+        metrics.append(take_step(job, model, optimizer, parts, At(step, 0, rank), how))
         told(metrics[-1])
         if rank == 0 and ((step + 1) % how.every == 0 or step + 1 == optim.steps):
             _keep(job, optimizer, reader.cursor(), metrics, how.folder, identity)
     return metrics
+
+
+def optimizer_of(job: Job) -> torch.optim.Optimizer:
+    """Return AdamW over what a job trains."""
+    optim = job.recipe.optim
+    groups = _groups(job, optim.weight_decay)
+    return torch.optim.AdamW(groups, lr=optim.peak_lr, betas=optim.betas)
+
+
+def take_step(
+    job: Job,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    parts: Iterator[Batch],
+    at: At,
+    how: Looping,
+) -> Metrics:
+    """Take one step of the optimiser; `model` is the job or what wraps it. Returns its metrics.
+
+    Raises:
+        DamageError: a loss is not finite.
+    """
+    optim = job.recipe.optim
+    rate = optim.learning_rate(at.step)
+    _set_rate(optimizer, rate)
+    job.before_step()
+    found = _step(job, model, parts, at, how)
+    norm = _stepped(optimizer, job, optim.clip)
+    return {"step": at.step + 1, "lr": rate, "norm": norm, **found}
 
 
 def _step(job: Job, model: nn.Module, parts: Iterator[Batch], at: At, how: Looping) -> Metrics:
