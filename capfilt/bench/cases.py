@@ -43,7 +43,7 @@ class Sizes:
     large: int = 200_000
     pictures: int = 512  # that the reader reads
     steps: int = 2  # of a training, after one that warms up
-    batch: int = 32  # pairs of a step
+    batch: int = 4  # pairs of a step of BLIP-base; the embedded models have 16 times as many
 
 
 def stages(sizes: Sizes) -> list[Line]:

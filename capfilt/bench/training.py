@@ -48,7 +48,7 @@ def contests(batch: int) -> tuple[Contest, Contest]:
     base = configuration(BASE)
     base.vision_config.image_size = 224
     return Contest("BLIP-base, 224 px", base, 224, batch), Contest(
-        "embedded, 64 px", model_config(), SIDE, 2 * batch
+        "embedded, 64 px", model_config(), SIDE, 16 * batch
     )
 
 
