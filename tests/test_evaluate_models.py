@@ -41,8 +41,14 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         true = [describe(scene, rng), describe(scene, rng)]
         texts = [(text, True) for text in true] + [(corrupt(true[0], scene, rng), False)]
         rows += [
-            {"key": f"{number}", "image": {"bytes": image, "path": "x"}, "text": t, "true": ok}
-            for t, ok in texts
+            {
+                "key": f"{number}",
+                "image": {"bytes": image, "path": "x"},
+                "text": text,
+                "true": ok,
+                "origin": "web" if place == 0 else "synthetic",
+            }
+            for place, (text, ok) in enumerate(texts)
         ]
     folder = tmp_path_factory.mktemp("pairs")
     pq.write_table(pa.Table.from_pylist(rows[:61]), folder / "a.parquet")  # cuts an image in two
@@ -61,7 +67,7 @@ def test_pairs_are_put_together_by_key(data: Path) -> None:
 
 
 def test_pairs_without_a_key_go_by_their_bytes(data: Path, tmp_path: Path) -> None:
-    table = pq.read_table(data / "a.parquet").drop_columns(["key"])
+    table = pq.read_table(data / "a.parquet").drop_columns(["key", "origin"])
     pq.write_table(table.rename_columns(["image", "caption", "true"]), tmp_path / "x.parquet")
     assert len(load_pairs(str(tmp_path / "x.parquet")).images) == 21
 
@@ -91,6 +97,13 @@ def test_trained_models_are_better_than_chance(data: Path) -> None:
     assert found.filter.auc > 0.8
     assert found.filter.noise_before == pytest.approx(1 / 3)
     assert found.filter.noise_after < 0.25
+    web, own = found.streams["web"], found.streams["synthetic"]
+    assert (web.texts, own.texts) == (40, 80)
+    assert (web.false, own.false) == (0.0, 0.5)
+    assert own.noise > web.noise
+    assert own.false_kept is not None
+    assert own.false_kept < 0.4
+    assert "synthetic: 80 texts" in found.text()
     assert found.retrieval_itc is not None
     assert found.retrieval_itm is not None
     assert found.retrieval_itc.text[10] > 0.5  # chance: a quarter
@@ -118,7 +131,9 @@ def test_the_command_tells_machines(data: Path) -> None:
     options = ["--truth-col", "true", "--limit", "12", "--json", "--quiet"]
     ran = subprocess.run([*command, *options], capture_output=True, text=True, check=True)
     told = json.loads(ran.stdout)
-    assert set(told) == {"images", "texts", "retrieval_itc", "retrieval_itm", "filter"}
+    names = {"images", "texts", "retrieval_itc", "retrieval_itm", "filter", "streams"}
+    assert set(told) == names
+    assert set(told["streams"]) == {"web", "synthetic"}
     assert told["images"] == 12
     nothing = subprocess.run(command[:5], capture_output=True, text=True, check=False)
     assert nothing.returncode == 2

@@ -1,5 +1,6 @@
 """How well scores tell true texts from false ones."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -25,6 +26,41 @@ class Judgement:
     def plain(self) -> dict[str, float]:
         """Return the figures by name."""
         return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """The texts of one origin. `noise`: the share that the filter rejects (BLIP, Table 2).
+
+    `false`, `false_kept`: shares that are false, of all and of those kept; None where unknown.
+    """
+
+    texts: int
+    noise: float
+    false: float | None = None
+    false_kept: float | None = None
+
+    def plain(self) -> dict[str, float | None]:
+        """Return the figures by name."""
+        return asdict(self)
+
+
+def streams_of(
+    scores: npt.NDArray[np.float64],
+    origins: Sequence[str],
+    truth: npt.NDArray[np.bool_] | None,
+    threshold: float = 0.5,
+) -> dict[str, Stream]:
+    """Return the noise of each origin: scores (n,), origins (n,), truth (n,) where it is known."""
+    found: dict[str, Stream] = {}
+    names = np.array(origins)
+    for name in sorted(set(origins)):
+        own = names == name
+        noise = float((scores[own] < threshold).mean())
+        told = None if truth is None else judge(scores[own], truth[own], threshold)
+        false, after = (None, None) if told is None else (told.noise_before, told.noise_after)
+        found[name] = Stream(int(own.sum()), noise, false, after)
+    return found
 
 
 def judge(

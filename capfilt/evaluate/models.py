@@ -10,7 +10,7 @@ import numpy as np
 from capfilt.checkpoints import resolve_model
 from capfilt.errors import InputError
 from capfilt.evaluate.captions import CaptionScores, caption_scores
-from capfilt.evaluate.judging import Judgement, judge
+from capfilt.evaluate.judging import Judgement, Stream, judge, streams_of
 from capfilt.evaluate.pairs import Pairs
 from capfilt.evaluate.retrieval import Floats, Recalls, recalls, reranked
 from capfilt.images import Framing, UndecodableImage, load_rgb
@@ -35,6 +35,7 @@ class Evaluation:
     retrieval_itm: Recalls | None = None
     captions: CaptionScores | None = None
     filter: Judgement | None = None
+    streams: dict[str, Stream] = field(default_factory=dict)
     written: list[str] = field(default_factory=list, repr=False)
 
     def plain(self) -> dict[str, object]:
@@ -45,7 +46,11 @@ class Evaluation:
             "captions": self.captions,
             "filter": self.filter,
         }
-        told = {name: part.plain() for name, part in parts.items() if part is not None}
+        told: dict[str, object] = {
+            name: part.plain() for name, part in parts.items() if part is not None
+        }
+        if self.streams:
+            told["streams"] = {name: stream.plain() for name, stream in self.streams.items()}
         return {"images": self.images, "texts": self.texts, **told}
 
     def text(self) -> str:
@@ -66,7 +71,15 @@ class Evaluation:
                 f"filter: ROC-AUC {f.auc:.3f}  precision {f.precision:.3f}  recall {f.recall:.3f}  "
                 f"noise {100 * f.noise_before:.1f} % before, {100 * f.noise_after:.1f} % after"
             )
+        lines += [_stream_line(name, stream) for name, stream in self.streams.items()]
         return "\n".join(lines)
+
+
+def _stream_line(name: str, stream: Stream) -> str:
+    line = f"{name or 'unnamed'}: {stream.texts:,} texts, {100 * stream.noise:.1f} % rejected"
+    if stream.false is None or stream.false_kept is None:
+        return line
+    return f"{line}; false {100 * stream.false:.1f} % before, {100 * stream.false_kept:.1f} % after"
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,8 +114,8 @@ def evaluate(
         scores = caption_scores(written, references.texts)
     if matcher is None:
         return Evaluation(len(pairs.images), pairs.count, captions=scores, written=written)
-    itc, itm, judged = _matched(matcher, pairs, how, told)
-    return Evaluation(len(pairs.images), pairs.count, itc, itm, scores, judged, written)
+    itc, itm, judged, streams = _matched(matcher, pairs, how, told)
+    return Evaluation(len(pairs.images), pairs.count, itc, itm, scores, judged, streams, written)
 
 
 def _written(name: str, pairs: Pairs, how: Settings, told: Told) -> list[str]:
@@ -129,14 +142,14 @@ def _written(name: str, pairs: Pairs, how: Settings, told: Told) -> list[str]:
 
 def _matched(
     name: str, pairs: Pairs, how: Settings, told: Told
-) -> tuple[Recalls, Recalls, Judgement | None]:
+) -> tuple[Recalls, Recalls, Judgement | None, dict[str, Stream]]:
     from capfilt.models.blip import BlipMatcher
 
     ref = resolve_model(name, "matcher")
     if model_kind(Path(ref.path), "matcher") is not ModelKind.BLIP_MATCHER:
         raise InputError(f"{name!r} is no BLIP: of matchers, only BLIP's are evaluated")
     matcher = BlipMatcher(ref, "enc", how.device, how.precision)
-    judged = _judged(matcher, pairs, how) if pairs.truth is not None else None
+    judged, streams = _judged(matcher, pairs, how)
     true = pairs.true()
     owners = [image for image, own in enumerate(true.texts) for _ in own]
     texts = [text for own in true.texts for text in own]
@@ -149,10 +162,15 @@ def _matched(
     by_text, by_image = reranked(similarity, how.top, _rescorer(matcher, true.images, texts))
     texts_found, images_found = recalls(by_text, owners), recalls(by_image, owners)
     itm = Recalls(text=texts_found.text, image=images_found.image)
-    return recalls(similarity, owners), itm, judged
+    return recalls(similarity, owners), itm, judged, streams
 
 
-def _judged(matcher: "BlipMatcher", pairs: Pairs, how: Settings) -> Judgement:
+def _judged(
+    matcher: "BlipMatcher", pairs: Pairs, how: Settings
+) -> tuple[Judgement | None, dict[str, Stream]]:
+    """Judge every text where its truth or its origin is known."""
+    if pairs.truth is None and pairs.origins is None:
+        return None, {}
     scores: list[float] = []
     for start in range(0, len(pairs.images), _SLICE):
         part = slice(start, start + _SLICE)
@@ -160,8 +178,12 @@ def _judged(matcher: "BlipMatcher", pairs: Pairs, how: Settings) -> Judgement:
         itm, _ = matcher.match(pixels, pairs.texts[part])
         scores += [score for own in itm for score in own]
     found = np.nan_to_num(np.array(scores), nan=-1.0)  # of a text of which nothing was left
-    truth = np.array([true for own in pairs.truth or [] for true in own])
-    return judge(found, truth, how.threshold)
+    truth = None
+    if pairs.truth is not None:
+        truth = np.array([true for own in pairs.truth for true in own])
+    origins = [origin for own in pairs.origins or [] for origin in own]
+    streams = streams_of(found, origins, truth, how.threshold) if origins else {}
+    return (None if truth is None else judge(found, truth, how.threshold)), streams
 
 
 def _rescorer(

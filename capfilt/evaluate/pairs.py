@@ -15,11 +15,15 @@ _TEXTS: Final = ("text", "caption")
 
 @dataclass(frozen=True, slots=True)
 class Pairs:
-    """Images with their own texts; truth[i][j] says whether text j is true of image i, if known."""
+    """Images with their own texts; truth[i][j] says whether text j is true of image i, if known.
+
+    origins[i][j] says where it comes from (web, synthetic, human), if that is known.
+    """
 
     images: list[bytes]
     texts: list[list[str]]
     truth: list[list[bool]] | None
+    origins: list[list[str]] | None = None
 
     @property
     def count(self) -> int:
@@ -55,18 +59,22 @@ def load_pairs(source: str, truth_col: str | None = None, limit: int | None = No
     images: dict[str | bytes, bytes] = {}
     texts: dict[str | bytes, list[str]] = {}
     truth: dict[str | bytes, list[bool]] = {}
+    origins: dict[str | bytes, list[str]] = {}
     for file in _files(source):
         for batch in _batches(file, truth_col):
-            for key, image, text, true in _rows(batch, file, truth_col):
+            for key, image, text, true, origin in _rows(batch, file, truth_col):
                 if key not in images and limit is not None and len(images) >= limit:
                     continue
                 images.setdefault(key, image)
                 texts.setdefault(key, []).append(text)
                 truth.setdefault(key, []).append(true)
+                origins.setdefault(key, []).append(origin)
     if not images:
         raise InputError(f"{source} has no rows to evaluate on")
     known = list(truth.values()) if truth_col else None
-    return Pairs(list(images.values()), list(texts.values()), known)
+    told = any(origin for own in origins.values() for origin in own)
+    sources = list(origins.values()) if told else None
+    return Pairs(list(images.values()), list(texts.values()), known, sources)
 
 
 def _files(source: str) -> list[Path]:
@@ -88,7 +96,7 @@ def _batches(file: Path, truth_col: str | None) -> "list[pa.RecordBatch]":
         raise InputError(f"{file} has {schema.names}; it needs image and one of {_TEXTS}")
     if truth_col is not None and truth_col not in schema.names:
         raise InputError(f"{file} has no column {truth_col!r} (--truth-col)")
-    wanted = ["image", text, *(n for n in ("key", truth_col) if n in schema.names and n)]
+    wanted = ["image", text, *(n for n in ("key", "origin", truth_col) if n in schema.names and n)]
     table = pq.read_table(file, columns=wanted)
     batches: list[pa.RecordBatch] = table.rename_columns(
         ["text" if name == text else name for name in table.column_names]
@@ -98,14 +106,17 @@ def _batches(file: Path, truth_col: str | None) -> "list[pa.RecordBatch]":
 
 def _rows(
     batch: pa.RecordBatch, file: Path, truth_col: str | None
-) -> "list[tuple[str | bytes, bytes, str, bool]]":
+) -> "list[tuple[str | bytes, bytes, str, bool, str]]":
     images = batch.column("image")
     if pa.types.is_struct(images.type):
         images = images.field("bytes")
     pictures, texts = images.to_pylist(), batch.column("text").to_pylist()
     keys = batch.column("key").to_pylist() if "key" in batch.schema.names else pictures
     truth = batch.column(truth_col).to_pylist() if truth_col else [True] * len(texts)
+    told = "origin" in batch.schema.names
+    origins = batch.column("origin").to_pylist() if told else [None] * len(texts)
     for number, (picture, text, true) in enumerate(zip(pictures, texts, truth, strict=True)):
         if picture is None or text is None or true is None:
             raise InputError(f"{file}: row {number} has no image, no text or no truth")
-    return list(zip(keys, pictures, texts, truth, strict=True))
+    named = [origin or "" for origin in origins]
+    return list(zip(keys, pictures, texts, truth, named, strict=True))
