@@ -2,6 +2,7 @@ import io
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
@@ -51,6 +52,21 @@ def test_a_set_may_be_of_one_thing_and_small(tmp_path: Path) -> None:
     for row in pq.read_table(file).to_pylist():
         assert len(sample_scene(0, row["scene_index"]).items) == 1
         assert min(Image.open(io.BytesIO(row["image"]["bytes"])).size) == 32
+
+
+def test_worn_pictures_are_the_same_scenes_seen_worse(tmp_path: Path) -> None:
+    tables = [
+        pq.read_table(write_human(HumanSet(6, side=64, worn=worn), tmp_path / str(worn)))
+        for worn in (False, True)
+    ]
+    assert tables[0].drop_columns(["image"]).equals(tables[1].drop_columns(["image"]))
+    clean, worn = (
+        [np.asarray(Image.open(io.BytesIO(row["bytes"]))) for row in table["image"].to_pylist()]
+        for table in tables
+    )
+    for one, other in zip(clean, worn, strict=True):
+        assert one.shape == other.shape
+        assert 0 < np.abs(one.astype(int) - other.astype(int)).mean() < 8
 
 
 def test_it_is_written_once_the_same_and_in_pieces(

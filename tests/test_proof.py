@@ -104,7 +104,7 @@ def test_all_arms_are_told_of(quick: Path) -> None:
     assert results.cleaned["F"].kept.synthetic == results.cleaned["raw web"].kept.synthetic == 0
     assert results.cleaned["C"].kept.synthetic >= results.cleaned["C+F"].kept.synthetic > 0
     drawn = ElementTree.fromstring(picture(results))  # our own picture
-    assert len(drawn.findall("{http://www.w3.org/2000/svg}circle")) == 4 * len(ARMS)
+    assert len(drawn.findall("{http://www.w3.org/2000/svg}circle")) == 5 * len(ARMS)
 
 
 @pytest.mark.slow

@@ -53,7 +53,8 @@ class HumanSet:
     Scenes are numbered from `start`. `items`: only scenes of so many things; with 1 the texts are
     like the labels of a classified collection. `side`: length of the shorter side in pixels; None
     leaves pictures as people have them, 96 to 400 pixels. `hard_negatives`: each text has a false
-    one beside it, of which a filter learns what to refuse; otherwise that column is null.
+    one beside it, of which a filter learns what to refuse; otherwise that column is null. `worn`:
+    pictures were compressed before, at 60 to 95, as the web's are.
     """
 
     images: int
@@ -63,6 +64,7 @@ class HumanSet:
     items: int | None = None
     side: int | None = None
     hard_negatives: bool = False
+    worn: bool = False
 
     def __post_init__(self) -> None:
         for name, least in (("images", 1), ("texts", 1), ("start", 0)):
@@ -139,13 +141,15 @@ def _rows(wanted: HumanSet, number: int, scene: Scene) -> list[dict[str, Any]]:
 
 def _picture(wanted: HumanSet, number: int, scene: Scene) -> bytes:
     rng = rng_of(wanted.seed, "human picture", number)
-    data = to_jpeg(render(scene, *draw_size(rng, _PLAIN), rng), rng.randint(60, 95))
-    if wanted.side is None:
-        return data
-    with Image.open(io.BytesIO(data)) as image:
+    image = render(scene, *draw_size(rng, _PLAIN), rng)
+    if wanted.worn:
+        with Image.open(io.BytesIO(to_jpeg(image, rng.randint(60, 95)))) as stored:
+            image = stored.convert("RGB")
+    if wanted.side is not None:
         shorter = min(image.size)
         width, height = (round(length * wanted.side / shorter) for length in image.size)
-        return to_jpeg(image.resize((width, height), Image.Resampling.BICUBIC), _QUALITY)
+        image = image.resize((width, height), Image.Resampling.BICUBIC)
+    return to_jpeg(image, _QUALITY)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

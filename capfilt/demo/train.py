@@ -154,8 +154,12 @@ def train_models(plan: Schedule, out: Path) -> dict[str, Trained]:
 
 def write_sets(plan: Schedule, out: Path) -> None:
     """Write the pictures of one thing, the pairs, and the architecture, or find them."""
-    labels = HumanSet(plan.labels, plan.texts, plan.seed, _LABELS_START, items=1, side=_STORED)
-    pairs = HumanSet(plan.images, plan.texts, plan.seed, side=_STORED, hard_negatives=True)
+    labels = HumanSet(
+        plan.labels, plan.texts, plan.seed, _LABELS_START, items=1, side=_STORED, worn=True
+    )
+    pairs = HumanSet(
+        plan.images, plan.texts, plan.seed, side=_STORED, hard_negatives=True, worn=True
+    )
     for name, wanted in (("labels", labels), ("pairs", pairs)):
         write_human(wanted, out / "data" / name)
     _publish(out, "architecture", model_config().save_pretrained)
