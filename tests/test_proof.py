@@ -19,6 +19,9 @@ from capfilt.demo.proof.tasks import Lab, Task, all_tasks
 from capfilt.errors import CapfiltError, InputError
 from capfilt.report.progress import progress
 
+# img2dataset's, imported by the first task that downloads.
+pytestmark = pytest.mark.filterwarnings("ignore:'imghdr' is deprecated:DeprecationWarning")
+
 WRITES = (
     "import pathlib, sys; folder, name = sys.argv[1:]; pathlib.Path(folder, name).write_text(name)"
 )

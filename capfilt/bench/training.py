@@ -137,9 +137,7 @@ def _stored(image: Image.Image) -> bytes:
 
 def _reading_rate(folder: Path, contest: Contest, augment: Augment | None, workers: int) -> float:
     """Read all pictures once; returns samples a second."""
-    reading = Reading(
-        contest.batch, contest.side, epochs=1, augment=augment, workers=workers, drop_last=True
-    )
+    reading = Reading(contest.batch, contest.side, epochs=1, augment=augment, workers=workers)
     began, seen = time.perf_counter(), 0
     for batch in Reader(Mixture((Stream(folder),)), reading):
         seen += len(batch)
