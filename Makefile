@@ -51,11 +51,11 @@ chaos: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.chaos --kills $(KILLS)
 
 # JUICER=path/to/python of an environment with py-data-juicer 1.6.1 puts it into the table.
-bench-proof: $(STAMP)
-	$(BIN)/python -m capfilt.demo.proof --run $(PROOF)
-
-models: $(STAMP)
+bench-models: $(STAMP)
 	$(BIN)/python -m capfilt.bench.models $(if $(JUICER),--data-juicer $(JUICER)) $(BENCH)
+
+proof: $(STAMP)
+	$(BIN)/python -m capfilt.demo.proof --run $(PROOF)
 
 models: $(STAMP)
 	$(BIN)/python -m capfilt.demo.train --out runs/models

@@ -81,6 +81,20 @@ def _losses(example: str, *arguments: object) -> None:
     assert all(0 < loss < 20 for loss in losses)
 
 
+MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("target", re.findall(r"^# make ([\w-]+) ", MAKEFILE, re.MULTILINE))
+def test_a_make_target_does_what_its_line_says_it_is_for(target: str) -> None:
+    command = ["make", "--dry-run", "--always-make", target]
+    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "warning" not in ran.stderr
+    modules = {"bench-models": "bench.models", "models": "demo.train", "lint": "ruff"}
+    expected = {"test": "pytest", "round1": "demo.rounds", "chaos": "tests.chaos"} | modules
+    last = ran.stdout.strip().splitlines()[-1]
+    assert expected.get(target, target) in last
+
+
 def test_the_commands_of_the_readme_exist() -> None:
     lines = README.replace("\\\n", " ").splitlines()
     commands = [line for line in lines if line.startswith("capfilt ")]
