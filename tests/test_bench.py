@@ -11,7 +11,7 @@ from capfilt.bench.cases import CASES
 from capfilt.bench.lines import Line, table
 
 TINY = ["--rows=60", "--shards=30", "--selected=20000", "--small=40", "--large=80"]
-TINY += ["--pictures=8", "--steps=1", "--batch=2"]
+TINY += ["--pictures=8", "--steps=1", "--batch=2", "--layers=1"]
 
 
 @pytest.mark.parametrize("case", [case.__name__ for case in CASES])

@@ -42,8 +42,9 @@ class Sizes:
     small: int = 10_000  # rows of the smaller run whose memory is looked at
     large: int = 200_000
     pictures: int = 512  # that the reader reads
-    steps: int = 2  # of a training, after one that warms up
+    steps: int = 3  # of a training of BLIP-base, after one that warms up
     batch: int = 4  # pairs of a step of BLIP-base; the embedded models have 16 times as many
+    layers: int = 12  # of BLIP-base's towers, in training; fewer to try the benchmark out
 
 
 def stages(sizes: Sizes) -> list[Line]:
@@ -287,16 +288,16 @@ def _quiet(label: str, total: int | None) -> Any:  # a context manager, as `engi
 
 def reader(sizes: Sizes) -> list[Line]:
     """Samples a second that the training's reader gives, against what the bare step takes."""
-    from capfilt.bench.training import reader_lines
+    from capfilt.bench.training import contests, reader_lines
 
-    return reader_lines(sizes.pictures, sizes.steps, sizes.batch)
+    return reader_lines(sizes.pictures, contests(sizes.steps, sizes.batch, sizes.layers))
 
 
 def training(sizes: Sizes) -> list[Line]:
     """Samples a second of a training step, against transformers' BLIP with LM alone."""
-    from capfilt.bench.training import step_lines
+    from capfilt.bench.training import contests, step_lines
 
-    return step_lines(sizes.steps, sizes.batch)
+    return step_lines(contests(sizes.steps, sizes.batch, sizes.layers))
 
 
 CASES: Final[Sequence[Callable[[Sizes], list[Line]]]] = (
