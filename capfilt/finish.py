@@ -34,7 +34,7 @@ class Finished:
     def text(self) -> str:
         """Return what a person reads at the end."""
         return (
-            f"{self.funnel.text()}\n\n{self.rows:,} clean pairs: {self.dataset}\n"
+            f"{self.funnel.text()}\n\n{self.rows:,} pairs kept: {self.dataset}\n"
             f"look at them:  {self.report}\ndigest {self.digest}"
         )
 

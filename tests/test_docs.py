@@ -62,7 +62,7 @@ def test_the_examples_run(bootstrap: tuple[Path, str]) -> None:
     assert " pairs\n" in python("examples/read_the_dataset.py", str(export))
     urls = bootstrap[0].parent / "run-web" / "urls.parquet"
     printed = python("examples/run_a_round.py", str(urls), str(bootstrap[0].parent / "again"))
-    assert "clean pairs" in printed
+    assert "pairs kept" in printed
     _losses("train_with_datasets.py", export, MODELS / "captioner", 3)
     tars = bootstrap[0].parent / "tars"
     tars.mkdir()
