@@ -248,6 +248,36 @@ def test_the_decoder_does_not_look_ahead_and_the_encoder_does(med: Med) -> None:
 # Beginning
 
 
+@pytest.mark.parametrize("use", ["image", "text", "match", "rows", "decode"])
+def test_bf16_is_fp32_but_for_its_rounding(med: Med, use: str) -> None:
+    med = copy.deepcopy(med)
+
+    def found(half: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        med.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, half):
+            states = med.encode_image(pictures(3))
+            if use == "image":
+                out = states
+            elif use == "text":
+                out = med.encode_text(*texts(6, CLS))
+            elif use == "decode":
+                out = med.decode(texts(6, DEC)[0], states, captions_per_image=2)
+            else:
+                rows = torch.tensor([2, 0, 1, 1, 0, 2]) if use == "rows" else None
+                out = med.match(*texts(6, ENC), states, rows)
+        out.float().square().mean().backward()  # type: ignore[no-untyped-call]  # torch's own
+        tower = (
+            med.vision_model.encoder.layers if use == "image" else med.text_encoder.encoder.layer
+        )
+        own = tower[0].self_attn.qkv if use == "image" else tower[0].attention.self.value
+        if use == "decode":
+            own = med.text_decoder.bert.encoder.layer[0].attention.self.value
+        return out.detach().float(), own.weight.grad
+
+    for half, full in zip(found(True), found(False), strict=True):
+        assert 0 < (half - full).norm() < 0.1 * full.norm()
+
+
 def test_a_new_model_is_a_function_of_its_seed_and_touches_no_other_draws() -> None:
     torch.manual_seed(5)
     before = torch.get_rng_state()

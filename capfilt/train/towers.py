@@ -1,8 +1,8 @@
 """The forward passes of training, on the modules of transformers' BLIP.
 
 The arithmetic is that of transformers' own classes (tests compare every output), with fused
-attention, and with one liberty: what an image costs in cross-attention, its keys and values, is
-computed once an image and layer, however many texts look at it.
+attention where that is faster, and with one liberty: what an image costs in cross-attention, its
+keys and values, is computed once an image and layer, however many texts look at it.
 """
 
 from collections.abc import Callable
@@ -101,16 +101,34 @@ def _attended(
     *,
     causal: bool = False,
 ) -> torch.Tensor:
-    """Return softmax(q kᵀ) v of (B, heads, L, head size), fused."""
-    kind = q.dtype
-    if q.device.type == "cpu" and kind != torch.float32:
-        # torch's backward for CPUs takes twenty times as long at bf16 as at fp32.
-        q, k, v = q.float(), k.float(), v.float()
+    """Return softmax(q kᵀ / √size) v of (B, heads, L, head size)."""
     with torch.autocast(q.device.type, enabled=False):
-        mixed = scaled_dot_product_attention(
+        if q.device.type == "cpu" and q.dtype != torch.float32:
+            return _written_out(q, k, v, dropout, mask, causal=causal)
+        return scaled_dot_product_attention(
             q, k, v, attn_mask=mask, is_causal=causal, dropout_p=dropout
         )
-    return mixed.to(kind)
+
+
+def _written_out(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    dropout: float,
+    mask: torch.Tensor | None,
+    *,
+    causal: bool,
+) -> torch.Tensor:
+    """Attend by plain products: torch's fused backward for CPUs is many times slower at bf16.
+
+    It holds the (L, L) weights of every layer for the way back; `recompute` does not.
+    """
+    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
+    if causal:
+        mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).tril()
+    if mask is not None:
+        scores = scores.masked_fill(~mask, float("-inf"))
+    return torch.dropout(scores.softmax(dim=-1), dropout, train=dropout > 0) @ v
 
 
 def _split(x: torch.Tensor, attention: Any) -> torch.Tensor:
