@@ -14,7 +14,6 @@ DIR/matcher and DIR/quality.json are the results.
 import argparse
 import json
 import platform
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
@@ -220,13 +219,12 @@ def _publish(out: Path, name: str, write: Callable[[Path], object]) -> None:
             scratch.rename(out / name)
 
 
-def report(plan: Schedule, found: dict[str, Trained], seconds: float, quality: Quality) -> str:
-    """Return what quality.json says: figures, sizes, seeds, time and versions."""
+def report(plan: Schedule, found: dict[str, Trained], quality: Quality) -> str:
+    """Return what quality.json says: figures, sizes, seeds and versions."""
     told: dict[str, Any] = {
         "quality": asdict(quality),
         "schedule": asdict(plan),
         "final_losses": {name: round(one.last["loss"], 4) for name, one in found.items()},
-        "seconds": round(seconds),
         "versions": {
             "python": platform.python_version(),
             "torch": torch.__version__,
@@ -246,16 +244,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     plan = replace(QUICK if given.quick else Schedule(), seed=given.seed)
     print("a minute" if given.quick else _DURATION, flush=True)
-    began = time.monotonic()
     try:
         found = train_models(plan, given.out)
     except CapfiltError as error:
         parser.exit(error.exit_code, f"{error}\n")
-    seconds = time.monotonic() - began
     for name, one in found.items():
         print(f"{name:<10} loss {one.first['loss']:.3f} -> {one.last['loss']:.3f}")
     quality = measure(given.out, 100 if given.quick else 2000)
-    (given.out / "quality.json").write_text(report(plan, found, seconds, quality), encoding="utf-8")
+    (given.out / "quality.json").write_text(report(plan, found, quality), encoding="utf-8")
     print(quality.table())
 
 
