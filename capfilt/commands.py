@@ -318,7 +318,6 @@ def evaluate(data: str, what: Judged, how: Judging, progress: Progress) -> "Eval
     from capfilt.evaluate.models import evaluate as evaluated
     from capfilt.evaluate.pairs import load_pairs
 
-    pairs = load_pairs(data, what.truth_col, what.limit)
     models = [name for name in (what.captioner, what.matcher) if name is not None]
     settings = Settings(
         top=how.top,
@@ -326,6 +325,7 @@ def evaluate(data: str, what: Judged, how: Judging, progress: Progress) -> "Eval
         precision=how.precision,
         device=engine.choose_devices(how.device)[0],
     )
+    pairs = load_pairs(data, what.truth_col, what.limit)
     with progress("evaluate", len(pairs.images) * len(models)) as told:
         return evaluated(pairs, what.captioner, what.matcher, settings, told)
 

@@ -111,3 +111,10 @@ def test_a_filter_is_judged_at_its_threshold() -> None:
     assert found.noise_after == pytest.approx(1 / 3)
     nothing = judge(np.array([0.1]), np.array([False]))
     assert (nothing.precision, nothing.noise_after, nothing.recall) == (0.0, 0.0, 0.0)
+
+
+def test_where_all_texts_are_true_machines_are_told_no_roc_auc() -> None:
+    found = judge(np.array([0.9, 0.1]), np.array([True, True]))
+    assert math.isnan(found.auc)
+    assert found.plain()["auc"] is None
+    assert found.plain()["precision"] == 1.0

@@ -4,6 +4,7 @@ import io
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -81,11 +82,71 @@ def test_what_cannot_be_evaluated_on_is_told(tmp_path: Path) -> None:
     pq.write_table(pa.table({"image": [b"x"]}), tmp_path / "x.parquet")
     with pytest.raises(InputError, match="needs image and one of"):
         load_pairs(str(tmp_path))
-    pq.write_table(pa.table({"image": [b"x"], "text": [None]}), tmp_path / "x.parquet")
+    pq.write_table(
+        pa.table({"image": [b"x"], "text": pa.array([None], pa.string())}), tmp_path / "x.parquet"
+    )
     with pytest.raises(InputError, match="row 0 has no image, no text"):
         load_pairs(str(tmp_path))
     with pytest.raises(InputError, match="no column 'true'"):
         load_pairs(str(tmp_path), "true")
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "said"),
+    [
+        ("true", pa.array([1, 0]), "column true: is int64; the truth"),
+        ("true", pa.array(["true", "false"]), "column true: is string; the truth"),
+        ("text", pa.array([1, 2]), "column text: is int64; it must be a string"),
+        ("image", pa.array(["a.jpg", "b.jpg"]), "column image: is string; it must be the encoded"),
+        ("image", pa.array([{"path": "a"}, {"path": "b"}]), "column image: is struct"),
+    ],
+)
+def test_columns_of_other_types_are_refused(
+    tmp_path: Path, column: str, values: pa.Array, said: str
+) -> None:
+    columns = {"image": pa.array([b"x", b"y"]), "text": pa.array(["a", "b"])}
+    pq.write_table(pa.table({**columns, column: values}), tmp_path / "x.parquet")
+    with pytest.raises(InputError, match=said):
+        load_pairs(str(tmp_path), "true" if column == "true" else None)
+
+
+def test_rows_without_a_key_are_images_of_their_own(tmp_path: Path) -> None:
+    keys = pa.array([None, "k", None, "k"], pa.string())
+    columns = {"image": [b"x", b"y", b"z", b"y"], "text": ["a", "b", "c", "d"], "key": keys}
+    pq.write_table(pa.table(columns), tmp_path / "x.parquet")
+    assert load_pairs(str(tmp_path)).texts == [["a"], ["b", "d"], ["c"]]
+
+
+def test_a_row_is_named_by_its_place_in_the_file(tmp_path: Path) -> None:
+    table = pa.table({"image": [b"x"] * 5, "text": ["a", "a", "a", None, "a"]})
+    pq.write_table(table, tmp_path / "x.parquet", row_group_size=2)
+    with pytest.raises(InputError, match="row 3 has"):
+        load_pairs(str(tmp_path))
+
+
+def test_wrong_figures_are_refused(data: Path) -> None:
+    with pytest.raises(InputError, match="at most 0 images"):
+        load_pairs(str(data), limit=0)
+    with pytest.raises(InputError, match="--top -1"):
+        Settings(top=-1)
+    for threshold in (-0.1, 7.0, float("nan")):
+        with pytest.raises(InputError, match="--threshold"):
+            Settings(threshold=threshold)
+
+
+def test_what_no_model_could_answer_is_refused_before_any_is_asked(data: Path) -> None:
+    pairs, asked = load_pairs(str(data), "true", 4), list[int]()
+    assert pairs.truth is not None
+    nothing = replace(pairs, truth=[[False] * len(own) for own in pairs.truth])
+    with pytest.raises(InputError, match="no text is true"):
+        evaluate(nothing, None, MATCHER, Settings(), asked.append)
+    some = replace(pairs, truth=[[False] * 3, *pairs.truth[1:]])
+    with pytest.raises(InputError, match="some images have none"):
+        evaluate(some, CAPTIONER, None, Settings(), asked.append)
+    dumb = replace(pairs, texts=[["?"] * 3] * 4)
+    with pytest.raises(InputError, match="no text here has one"):
+        evaluate(dumb, CAPTIONER, None, Settings(), asked.append)
+    assert not asked
 
 
 def test_trained_models_are_better_than_chance(data: Path) -> None:

@@ -44,5 +44,10 @@ def caption_scores(written: Sequence[str], references: Sequence[Sequence[str]]) 
     return CaptionScores(float(cider), (one, two, three, four))
 
 
+def has_words(text: str) -> bool:
+    """Say whether anything of a text is compared at all."""
+    return _WORD.search(text.lower()) is not None
+
+
 def _tokenised(text: str) -> str:
     return " ".join(_WORD.findall(text.lower()))

@@ -1,5 +1,6 @@
 """How well scores tell true texts from false ones."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
@@ -23,9 +24,9 @@ class Judgement:
     noise_before: float
     noise_after: float
 
-    def plain(self) -> dict[str, float]:
-        """Return the figures by name."""
-        return asdict(self)
+    def plain(self) -> dict[str, float | None]:
+        """Return the figures by name; None is no number, which JSON has none for."""
+        return {name: None if math.isnan(value) else value for name, value in asdict(self).items()}
 
 
 @dataclass(frozen=True, slots=True)

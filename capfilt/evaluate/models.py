@@ -9,7 +9,7 @@ import numpy as np
 
 from capfilt.checkpoints import resolve_model
 from capfilt.errors import InputError
-from capfilt.evaluate.captions import CaptionScores, caption_scores
+from capfilt.evaluate.captions import CaptionScores, caption_scores, has_words
 from capfilt.evaluate.judging import Judgement, Stream, judge, streams_of
 from capfilt.evaluate.pairs import Pairs
 from capfilt.evaluate.retrieval import Floats, Recalls, recalls, reranked
@@ -94,6 +94,13 @@ class Settings:
     precision: Precision = "fp32"
     device: str = "cpu"
 
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        if self.top < 1:
+            raise InputError(f"--top {self.top}: ITM re-ranks at least 1 candidate")
+        if not 0.0 <= self.threshold <= 1.0:
+            raise InputError(f"--threshold {self.threshold} must be in [0, 1]")
+
 
 def evaluate(
     pairs: Pairs, captioner: str | None, matcher: str | None, how: Settings, told: Told
@@ -105,17 +112,29 @@ def evaluate(
     """
     if captioner is None and matcher is None:
         raise InputError("nothing to evaluate: give --captioner, --matcher or both")
-    written = _written(captioner, pairs, how, told) if captioner else []
     references = pairs.true()
-    scores = None
-    if captioner is not None:
-        if len(references.images) != len(pairs.images):
-            raise InputError("captions are compared with true texts, and some images have none")
-        scores = caption_scores(written, references.texts)
+    _check(pairs, references, captions=captioner is not None)
+    written = _written(captioner, pairs, how, told) if captioner else []
+    scores = caption_scores(written, references.texts) if captioner else None
     if matcher is None:
         return Evaluation(len(pairs.images), pairs.count, captions=scores, written=written)
     itc, itm, judged, streams = _matched(matcher, pairs, how, told)
     return Evaluation(len(pairs.images), pairs.count, itc, itm, scores, judged, streams, written)
+
+
+def _check(pairs: Pairs, true: Pairs, *, captions: bool) -> None:
+    """Refuse what a model would be asked for in vain, before it is asked."""
+    if not true.images:
+        raise InputError(
+            "no text is true of its image, so there is nothing to retrieve or to write"
+        )
+    if captions and len(true.images) != len(pairs.images):
+        raise InputError(
+            "captions are compared with true texts, and some images have none; evaluate the "
+            "captioner on other data, or leave --truth-col out"
+        )
+    if captions and not any(has_words(text) for own in true.texts for text in own):
+        raise InputError("captions are compared with words, and no text here has one")
 
 
 def _written(name: str, pairs: Pairs, how: Settings, told: Told) -> list[str]:

@@ -46,7 +46,7 @@ def load_pairs(source: str, truth_col: str | None = None, limit: int | None = No
     """Read Parquet with the columns `image` (bytes, or a struct of bytes and path) and a text.
 
     The text is `text` or `caption`. Rows of one picture may follow one another anywhere; they are
-    put together by `key` where there is one, otherwise by the picture's bytes.
+    put together by `key` where the row has one, otherwise by the picture's bytes.
 
     Args:
         source: a file, a folder (an export, or `data/` in it) or a glob.
@@ -54,21 +54,26 @@ def load_pairs(source: str, truth_col: str | None = None, limit: int | None = No
         limit: at most so many images, the first ones.
 
     Raises:
-        InputError: nothing is there, a column is missing, or a row has no image or no text.
+        InputError: nothing is there, a column is missing or of another type, or a row has no image
+            or no text.
     """
+    if limit is not None and limit < 1:
+        raise InputError(f"at most {limit} images; give at least 1")
     images: dict[str | bytes, bytes] = {}
     texts: dict[str | bytes, list[str]] = {}
     truth: dict[str | bytes, list[bool]] = {}
     origins: dict[str | bytes, list[str]] = {}
     for file in _files(source):
+        first = 0
         for batch in _batches(file, truth_col):
-            for key, image, text, true, origin in _rows(batch, file, truth_col):
+            for key, image, text, true, origin in _rows(batch, file, truth_col, first):
                 if key not in images and limit is not None and len(images) >= limit:
                     continue
                 images.setdefault(key, image)
                 texts.setdefault(key, []).append(text)
                 truth.setdefault(key, []).append(true)
                 origins.setdefault(key, []).append(origin)
+            first += len(batch)
     if not images:
         raise InputError(f"{source} has no rows to evaluate on")
     known = list(truth.values()) if truth_col else None
@@ -96,6 +101,7 @@ def _batches(file: Path, truth_col: str | None) -> "list[pa.RecordBatch]":
         raise InputError(f"{file} has {schema.names}; it needs image and one of {_TEXTS}")
     if truth_col is not None and truth_col not in schema.names:
         raise InputError(f"{file} has no column {truth_col!r} (--truth-col)")
+    _check_types(file, schema, text, truth_col)
     wanted = ["image", text, *(n for n in ("key", "origin", truth_col) if n in schema.names and n)]
     table = pq.read_table(file, columns=wanted)
     batches: list[pa.RecordBatch] = table.rename_columns(
@@ -104,18 +110,40 @@ def _batches(file: Path, truth_col: str | None) -> "list[pa.RecordBatch]":
     return batches
 
 
+def _check_types(file: Path, schema: pa.Schema, text: str, truth_col: str | None) -> None:
+    """Refuse columns that would be taken for something that they are not."""
+    image = schema.field("image").type
+    if pa.types.is_struct(image) and image.get_field_index("bytes") >= 0:
+        image = image.field("bytes").type
+    if not (pa.types.is_binary(image) or pa.types.is_large_binary(image)):
+        raise InputError(
+            f"{file}, column image: is {image}; it must be the encoded image, or a struct with it "
+            "in `bytes`, as datasets.Image writes it"
+        )
+    kind = schema.field(text).type
+    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+        raise InputError(f"{file}, column {text}: is {kind}; it must be a string")
+    if truth_col is not None and not pa.types.is_boolean(schema.field(truth_col).type):
+        raise InputError(
+            f"{file}, column {truth_col}: is {schema.field(truth_col).type}; the truth of a text "
+            "(--truth-col) must be a boolean"
+        )
+
+
 def _rows(
-    batch: pa.RecordBatch, file: Path, truth_col: str | None
+    batch: pa.RecordBatch, file: Path, truth_col: str | None, first: int
 ) -> "list[tuple[str | bytes, bytes, str, bool, str]]":
     images = batch.column("image")
     if pa.types.is_struct(images.type):
         images = images.field("bytes")
     pictures, texts = images.to_pylist(), batch.column("text").to_pylist()
-    keys = batch.column("key").to_pylist() if "key" in batch.schema.names else pictures
+    given = batch.column("key").to_pylist() if "key" in batch.schema.names else [None] * len(texts)
+    # A row without a key goes by its picture, not with all others that lack one.
+    keys = [picture if key is None else key for key, picture in zip(given, pictures, strict=True)]
     truth = batch.column(truth_col).to_pylist() if truth_col else [True] * len(texts)
     told = "origin" in batch.schema.names
     origins = batch.column("origin").to_pylist() if told else [None] * len(texts)
-    for number, (picture, text, true) in enumerate(zip(pictures, texts, truth, strict=True)):
+    for number, (picture, text, true) in enumerate(zip(pictures, texts, truth, strict=True), first):
         if picture is None or text is None or true is None:
             raise InputError(f"{file}: row {number} has no image, no text or no truth")
     named = [origin or "" for origin in origins]
