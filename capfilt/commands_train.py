@@ -29,6 +29,8 @@ def train(kind: str, given: dict[str, Any], progress: Bars) -> "Trained":
     device = _own(choose_devices(given.pop("device")))
     data = tuple(given.pop("data"))
     options = TrainOptions(kind=kind, data=data, device=device, **given)  # type: ignore[arg-type]  # checked above
+    if kind == "captioner" and options.queue_size is not None:
+        raise InputError("--queue-size is nothing to a captioner, which has no ITC")
     name, fresh = _start(options.like, options.init)
     start = start_of(name, fresh=fresh)
     mixture = mixture_of(options)

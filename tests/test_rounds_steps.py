@@ -167,7 +167,7 @@ def test_options_override_the_configuration(tmp_path: Path) -> None:
         (lambda: TrainPlan("pretrain", epochs=1, steps=1), "exclude each other"),
         (lambda: TrainPlan("pretrain", Pretrain.blip(9), epochs=1), "give steps instead"),
         (lambda: build_rounds(RoundsOptions(RoundOptions(matcher="embedded"))), "give both"),
-        (lambda: build_rounds(RoundsOptions(RoundOptions(), human=("a=b",))), "'b' is no weight"),
+        (lambda: build_rounds(RoundsOptions(RoundOptions(), human=("a=b",))), "'b' no weight"),
         (lambda: load_rounds("/nowhere.py"), "is no pipeline file"),
     ],
 )

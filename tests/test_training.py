@@ -9,6 +9,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -23,7 +24,7 @@ from capfilt.checkpoints import EMBEDDED
 from capfilt.demo.falsehoods import rng_of
 from capfilt.demo.grammar import describe
 from capfilt.errors import DamageError, InputError
-from capfilt.train.data import Mixture, Stream
+from capfilt.train.data import Mixture, Stream, weighted
 from capfilt.train.loop import Looping
 from capfilt.train.options import TrainOptions, mixture_of, recipe_of
 from capfilt.train.plot import loss_plot
@@ -167,6 +168,30 @@ def test_a_loss_that_is_no_number_stops_the_training(data: Path, tmp_path: Path)
         run(training(data, tmp_path, recipe=wild))
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_data_of_bad_rows_alone_end_with_the_reason(tmp_path: Path, workers: int) -> None:
+    bad = {"bytes": b"<html>", "path": "x"}
+    rows = [{"image": bad, "text": "a" if number else None} for number in range(5)]
+    (tmp_path / "data").mkdir()
+    file = tmp_path / "data" / "train-00000-of-00001.parquet"
+    pq.write_table(pa.Table.from_pylist(rows), file)
+    recipe = replace(RECIPE, optim=replace(OPTIM, batch_size=5))
+    with pytest.raises(InputError, match=r"no row .*: 1 no text, 4 undecodable image"):
+        run(training(tmp_path, tmp_path / "out", recipe=recipe, workers=workers))
+
+
+def test_a_checkpoint_that_is_none_is_named(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "step-000000002.pt").write_text("garbage")
+    with pytest.raises(DamageError, match=r"step-000000002\.pt cannot be read .*; remove it"):
+        run(training(data, tmp_path))
+
+
+def test_more_tokens_than_the_model_has_places_for_are_refused(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"max_tokens is 4000, and .* has places for 48"):
+        run(training(data, tmp_path, recipe=replace(RECIPE, max_tokens=4000)))
+
+
 def test_two_processes_train_one_model(data: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     ours = ["-m", "tests.train_once", str(data), str(tmp_path / "out")]
@@ -227,5 +252,32 @@ def test_options_change_blips_recipe(data: Path) -> None:
     assert (judge.optim.steps, judge.optim.peak_lr) == (20, 1e-5)
     with pytest.raises(InputError, match="exclude each other"):
         recipe_of(replace(plain, epochs=1, steps=1), 10, folder)
-    with pytest.raises(InputError, match="'much' is no weight"):
+    with pytest.raises(InputError, match="x=much is no folder, and 'much' no weight"):
         mixture_of(replace(plain, data=("x=much",)))
+
+
+@pytest.mark.parametrize(
+    "name", ["side", "max_tokens", "captions_per_image", "batch_size", "steps"]
+)
+def test_a_zero_is_no_default(data: Path, name: str) -> None:
+    folder = start_of(EMBEDDED, fresh=True).folder
+    zero: dict[str, Any] = {name: 0}
+    with pytest.raises(InputError, match=rf"{name} is 0"):
+        recipe_of(TrainOptions("captioner", (str(data),), Path("x"), **zero), 100, folder)
+
+
+def test_a_folder_may_have_an_equals_sign_in_its_name(tmp_path: Path) -> None:
+    folder = tmp_path / "lr=0.5"
+    folder.mkdir()
+    assert weighted(str(folder)) == (str(folder), None)
+    assert weighted(f"{folder}=2") == (str(folder), 2.0)
+    assert weighted("x=0.5") == ("x", 0.5)
+    assert weighted("x") == ("x", None)
+
+
+def test_a_captioner_has_no_queue(data: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "capfilt", "train", "captioner", str(data), "--quiet"]
+    options = ["--like", EMBEDDED, "--out", str(tmp_path / "out"), "--queue-size", "9"]
+    ran = subprocess.run([*command, *options], capture_output=True, text=True, check=False)
+    assert ran.returncode == 2
+    assert "--queue-size is nothing to a captioner" in ran.stderr

@@ -9,6 +9,7 @@ from capfilt.models.recipe import Precision
 from capfilt.options import RoundOptions, changed_round, default_round
 from capfilt.rounds.config import Rounds, load_rounds
 from capfilt.train.augment import KEEPS_COLOUR, Augment
+from capfilt.train.data import weighted
 from capfilt.train.planned import PairFolder, TrainPlan
 
 
@@ -90,10 +91,15 @@ def _fine_tune(base: TrainPlan, options: RoundsOptions) -> TrainPlan:
         options,
         epochs=options.fine_tune_epochs,
         steps=options.fine_tune_steps,
-        batch_size=options.fine_tune_batch_size or options.batch_size,
+        batch_size=_or(options.fine_tune_batch_size, options.batch_size),
         peak_lr=options.fine_tune_lr,
-        side=options.fine_tune_side or options.side,
+        side=_or(options.fine_tune_side, options.side),
     )
+
+
+def _or(own: int | None, shared: int | None) -> int | None:
+    """Return the first that was given; 0 was, and is refused where it is used."""
+    return shared if own is None else own
 
 
 def _plan(base: TrainPlan, options: RoundsOptions, **given: object) -> TrainPlan:
@@ -129,8 +135,4 @@ def _folder(given: str) -> PairFolder:
     Raises:
         InputError: the weight is no number.
     """
-    folder, _, weight = given.partition("=")
-    try:
-        return PairFolder(folder, float(weight) if weight else None)
-    except ValueError as error:
-        raise InputError(f"{given}: {weight!r} is no weight; give DIR or DIR=0.5") from error
+    return PairFolder(*weighted(given))

@@ -53,6 +53,23 @@ class Stream:
             raise InputError(f"{self.folder}: texts={self.texts!r}; it is 'all' or 'one'")
 
 
+def weighted(given: str) -> tuple[str, float | None]:
+    """Return folder and weight of `DIR` or `DIR=WEIGHT`; a folder may have "=" in its name.
+
+    Raises:
+        InputError: the weight is no number.
+    """
+    if Path(given).is_dir() or "=" not in given:
+        return given, None
+    folder, _, weight = given.rpartition("=")
+    try:
+        return folder, float(weight) if weight else None
+    except ValueError as error:
+        raise InputError(
+            f"{given} is no folder, and {weight!r} no weight; give DIR or DIR=0.5"
+        ) from error
+
+
 @dataclass(frozen=True, slots=True)
 class Mixture:
     """One or more streams, read side by side.

@@ -135,7 +135,7 @@ def _files_of(stream: Stream) -> tuple[tuple[Path, ...], tuple[int, ...] | None,
         there = sorted(str(p.relative_to(stream.folder)) for p in stream.folder.rglob("*.parquet"))
         raise InputError(
             f"{stream.folder} has no file {stream.pattern}"
-            + (f", but {there[0]} and {len(there) - 1} more; give their pattern" if there else "")
+            + (f", but {_several(there)}; name or link its files like that" if there else "")
         )
     for match in filter(None, (_OF.search(path.name) for path in files)):
         if int(match[1]) != len(files):
@@ -144,6 +144,10 @@ def _files_of(stream: Stream) -> tuple[tuple[Path, ...], tuple[int, ...] | None,
                 "or fetch the missing ones"
             )
     return files, None, ""
+
+
+def _several(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
 
 
 def _listed(folder: Path) -> tuple[tuple[Path, ...], tuple[int, ...], str]:

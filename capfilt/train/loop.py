@@ -7,9 +7,11 @@ two are kept.
 """
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, BinaryIO, Final
 
 import torch
@@ -68,14 +70,39 @@ def optimise(
     reader = reader_at(cursor)
     model = _parallel(job, how.device)
     # Losses that gather over processes need as many samples of each.
-    size = optim.micro_batch(world) if world > 1 else None
-    parts = (batch.padded(size) if size else batch for batch in reader if len(batch) or size)
+    parts = _usable(reader, optim.micro_batch(world) if world > 1 else None)
     for step in range(len(metrics), optim.steps):
         metrics.append(take_step(job, model, optimizer, parts, At(step, 0, rank), how))
         told(metrics[-1])
         if rank == 0 and ((step + 1) % how.every == 0 or step + 1 == optim.steps):
             _keep(job, optimizer, reader.cursor(), metrics, how.folder, identity)
     return metrics
+
+
+def _usable(reader: Reader, size: int | None) -> Iterator[Batch]:
+    """Yield the batches that have samples, filled up to `size` where one is given.
+
+    Raises:
+        InputError: no row of a whole epoch gives a sample.
+        DamageError: a batch that must have a size has none to fill it with.
+    """
+    lost = 0  # rows since the last sample
+    for batch in reader:
+        lost = 0 if len(batch) else lost + len(batch.skipped)
+        if lost >= reader.epoch_samples:
+            raise InputError(f"no row of the data can be trained on: {_reasons(reader.skipped)}")
+        if size is not None and not len(batch):
+            raise DamageError(
+                f"none of {len(batch.skipped)} rows of a batch can be trained on "
+                f"({batch.skipped[0].reason}, …), and processes need as many samples of each; "
+                "take larger batches, or the rows out of the data"
+            )
+        if len(batch):
+            yield batch if size is None else batch.padded(size)
+
+
+def _reasons(counts: Counter[str]) -> str:
+    return ", ".join(f"{count:,} {reason}" for reason, count in sorted(counts.items()))
 
 
 def optimizer_of(job: Job) -> torch.optim.Optimizer:
@@ -213,8 +240,9 @@ def _resumed(
         return [], None
     try:
         state = torch.load(found[-1], map_location=how.device, weights_only=True)
-    except (OSError, RuntimeError, ValueError, EOFError) as error:
-        raise DamageError(f"{found[-1]} cannot be read ({error}); remove it") from error
+    except (OSError, RuntimeError, ValueError, EOFError, UnpicklingError) as error:
+        why = str(error).partition("\n")[0]  # torch goes on about how to load it all the same
+        raise DamageError(f"{found[-1]} cannot be read ({why}); remove it") from error
     if state["identity"] != identity:
         raise InputError(
             f"{how.folder} holds another training (other recipe, data or start); "

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from capfilt.errors import InputError
 from capfilt.models.recipe import Precision
 from capfilt.train.augment import KEEPS_COLOUR, Augment
-from capfilt.train.data import Mixture, Stream
+from capfilt.train.data import Mixture, Stream, weighted
 from capfilt.train.recipe import FineTuneCaptioner, FineTuneFilter, Optim, Pretrain
 
 Kind = Literal["pretrain", "captioner", "filter"]
@@ -59,11 +59,8 @@ def mixture_of(options: TrainOptions) -> Mixture:
 
 
 def _stream(given: str, texts: Literal["all", "one"]) -> Stream:
-    folder, _, weight = given.partition("=")
-    try:
-        return Stream(Path(folder), weight=float(weight) if weight else None, texts=texts)
-    except ValueError as error:
-        raise InputError(f"{given}: {weight!r} is no weight; give DIR or DIR=0.5") from error
+    folder, weight = weighted(given)
+    return Stream(Path(folder), weight=weight, texts=texts)
 
 
 def augment_of(options: TrainOptions) -> Augment | None:
@@ -102,26 +99,33 @@ def changed_recipe(base: AnyRecipe, options: TrainOptions) -> AnyRecipe:
     Raises:
         InputError: a value is out of its range.
     """
-    optim, side = _optim(base.optim, options), options.side or base.side
-    tokens = options.max_tokens or base.max_tokens
+    optim, side = _optim(base.optim, options), _given(options.side, base.side)
+    tokens = _given(options.max_tokens, base.max_tokens)
     changed = dataclasses.replace(base, optim=optim, side=side, max_tokens=tokens)
     if not isinstance(changed, FineTuneFilter):
-        captions = options.captions_per_image or changed.captions_per_image
+        captions = _given(options.captions_per_image, changed.captions_per_image)
         changed = dataclasses.replace(changed, captions_per_image=captions)
     elif options.captions_per_image is not None:
         raise InputError("--captions-per-image is nothing to a filter, which has no LM")
     if isinstance(changed, FineTuneCaptioner):
         return changed
-    size = changed.itc.queue_size if options.queue_size is None else options.queue_size
+    size = _given(options.queue_size, changed.itc.queue_size)
     ramp = round(changed.itc.alpha_ramp_steps * base.optim.batch_size / optim.batch_size)
     itc = dataclasses.replace(changed.itc, queue_size=size, alpha_ramp_steps=ramp)
     return dataclasses.replace(changed, itc=itc)
 
 
+def _given(option: int | None, otherwise: int) -> int:
+    """Return an option's value, 0 too, which is to be refused and not to be taken for nothing."""
+    return otherwise if option is None else option
+
+
 def _optim(base: Optim, options: TrainOptions) -> Optim:
     """Change BLIP's optimisation; as many epochs as it has, whatever the batch is."""
-    batch = options.batch_size or base.batch_size
-    steps = options.steps or max(1, round(base.steps * base.batch_size / batch))
+    batch = _given(options.batch_size, base.batch_size)
+    if batch < 1:
+        raise InputError(f"batch_size is {batch}; it must be at least 1")
+    steps = _given(options.steps, max(1, round(base.steps * base.batch_size / batch)))
     warmup = options.warmup_steps
     if warmup is None:
         warmup = min(base.warmup_steps, steps // 10)

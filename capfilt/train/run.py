@@ -129,6 +129,12 @@ def _job(training: Training) -> Job:
         # One result whatever the machine: sums of several threads differ in their last bits.
         torch.set_num_threads(1)
     med = _med(start, training.recipe)
+    places = med.config.text_config.max_position_embeddings
+    if training.recipe.max_tokens > places:
+        raise InputError(
+            f"max_tokens is {training.recipe.max_tokens}, and {start.folder} has places for "
+            f"{places}; give --max-tokens {places} or less"
+        )
     itc: Itc | None = getattr(training.recipe, "itc", None)
     if itc is not None and (start.fresh or not (start.folder / "med").is_dir()):
         med.temperature.data.fill_(itc.temperature)  # only a MED has one that was learnt
