@@ -166,6 +166,8 @@ def test_options_override_the_configuration(tmp_path: Path) -> None:
         (lambda: TrainPlan("filter", Pretrain.blip(9)), "is a Pretrain; give a FineTuneFilter"),
         (lambda: TrainPlan("pretrain", epochs=1, steps=1), "exclude each other"),
         (lambda: TrainPlan("pretrain", Pretrain.blip(9), epochs=1), "give steps instead"),
+        (lambda: TrainPlan("pretrain", every=0), "every 0 steps"),
+        (lambda: TrainPlan("pretrain", workers=-1), "-1 workers"),
         (lambda: build_rounds(RoundsOptions(RoundOptions(matcher="embedded"))), "give both"),
         (lambda: build_rounds(RoundsOptions(RoundOptions(), human=("a=b",))), "'b' no weight"),
         (lambda: load_rounds("/nowhere.py"), "is no pipeline file"),
@@ -207,6 +209,10 @@ def loop(given: Given, **changed: Any) -> Rounds:
 
 def test_checks_find_what_is_wrong_before_anything_is_written(given: Given, tmp_path: Path) -> None:
     good = loop(given)
+
+    def with_filter(**changed: Any) -> Rounds:
+        return replace(good, filter=replace(good.filter, **changed))
+
     found = check(good, given)
     assert (found.human_samples, found.manifest.rows, found.processes) == (12, 40, 1)
     cases: list[tuple[Rounds, Given, type[Exception], str]] = [
@@ -219,6 +225,8 @@ def test_checks_find_what_is_wrong_before_anything_is_written(given: Given, tmp_
         (good, replace(given, spec=InputSpec(("/nowhere.csv",))), InputError, "nowhere"),
         (good, replace(given, out=Path(__file__)), InputError, "is a file"),
         (replace(good, web_weight=2.0), given, InputError, "has no weight"),
+        (with_filter(side=60), given, InputError, "60 pixels are no multiple"),
+        (with_filter(max_tokens=4000), given, InputError, "has places for 48"),
     ]
     for rounds, what, kind, message in cases:
         with pytest.raises(kind, match=message):

@@ -16,7 +16,7 @@ from capfilt.rounds.config import Rounds
 from capfilt.rounds.steps import RUN, Facts, Place, Step, steps_of
 from capfilt.source import SourceManifest, peek
 from capfilt.train.index import open_stream
-from capfilt.train.options import config_of
+from capfilt.train.options import check_fits, config_of
 from capfilt.train.planned import PairFolder, mixture
 from capfilt.train.start import start_of
 
@@ -130,8 +130,9 @@ def _processes(given: Given, devices: tuple[str, ...]) -> int:
 def _check_trainings(rounds: Rounds, samples: int, start: Path, processes: int) -> None:
     """Raise what a training would raise of its figures."""
     for plan in rounds.trainings:
-        optim = plan.recipe_for(samples, start).optim
-        optim.micro_batch(processes)
+        recipe = plan.recipe_for(samples, start)
+        recipe.optim.micro_batch(processes)
+        check_fits(recipe, config_of(start))
 
 
 def _held_out(source: str) -> str:

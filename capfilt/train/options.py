@@ -90,7 +90,29 @@ def recipe_of(options: TrainOptions, samples: int, start: Path) -> AnyRecipe:
     epochs = {} if options.epochs is None else {"epochs": options.epochs}
     base = kinds[options.kind].blip(samples, vit, seed=options.seed, **epochs)
     side = config["vision_config"].get("image_size", 384)
-    return changed_recipe(dataclasses.replace(base, side=side), options)
+    recipe = changed_recipe(dataclasses.replace(base, side=side), options)
+    check_fits(recipe, config)
+    return recipe
+
+
+def check_fits(recipe: AnyRecipe, config: dict[str, Any]) -> None:
+    """Check a recipe against the configuration of the checkpoint that it begins with.
+
+    Raises:
+        InputError: images of that side have no whole patches, or texts more tokens than places.
+    """
+    patch = config["vision_config"].get("patch_size", 16)
+    if recipe.side % patch:
+        raise InputError(
+            f"{recipe.side} pixels are no multiple of the patch of {patch} pixels; give another "
+            "--side"
+        )
+    places = config["text_config"].get("max_position_embeddings", 512)
+    if recipe.max_tokens > places:
+        raise InputError(
+            f"max_tokens is {recipe.max_tokens}, and the checkpoint has places for {places}; give "
+            f"--max-tokens {places} or less"
+        )
 
 
 def changed_recipe(base: AnyRecipe, options: TrainOptions) -> AnyRecipe:

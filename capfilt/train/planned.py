@@ -72,6 +72,11 @@ class TrainPlan:
                 f"the recipe of {self.kind!r} is a {type(self.recipe).__name__}; "
                 f"give a {wanted.__name__}"
             )
+        if self.every < 1 or self.workers < 0:
+            raise InputError(
+                f"a checkpoint every {self.every} steps, {self.workers} workers; give at least 1 "
+                "step, and 0 workers or more"
+            )
         if self.recipe is not None and self.epochs is not None:
             raise InputError(
                 f"the recipe of {self.kind!r} counts steps, and how many pairs it was made for is "
