@@ -480,9 +480,11 @@ def test_a_window_mixes_row_groups_and_covers_an_epoch() -> None:
 def test_files_need_no_key_and_no_origin(tmp_path: Path) -> None:
     rows = [a_pair(number) for number in range(12)]
     unkeyed = write(tmp_path / "a", rows, without="key", files=2)
-    names = [f"train-0000{n}-of-00002.parquet:{row}" for n in range(2) for row in range(6)]
+    names = [f"0:train-0000{n}-of-00002.parquet:{row}" for n in range(2) for row in range(6)]
     samples = read(of(unkeyed), SMALL)
     assert sorted(keys_of(samples)) == names
+    both = Mixture((Stream(unkeyed), Stream(unkeyed)))  # never one image of two streams
+    assert len(set(keys_of(read(both, SMALL)))) == 24
     untold = write(tmp_path / "b", rows, without="origin")
     assert {sample[2] for sample in read(of(untold), SMALL)} == {"human"}
     told = of(untold, default_origin="web", origins=("web",))

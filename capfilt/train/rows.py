@@ -46,7 +46,7 @@ class GroupRows:
         `captions` texts are drawn, all different where the image has as many.
         """
         start, count = int(self.starts[place]), int(self.counts[place])
-        key = self._key(start)
+        key = self._key(start, *seed[-1:])
         order = _drawn(count, captions, "text", *seed, epoch, key)
         drawn = order[0]
         text = self.texts["text"][start + drawn].as_py()
@@ -65,10 +65,11 @@ class GroupRows:
             self.texts["hard_negative"][start + drawn].as_py() if self.index.refuted else None,
         )
 
-    def _key(self, start: int) -> str:
+    def _key(self, start: int, *stream: int | str) -> str:
         key = self.rows["key"][start].as_py() if self.index.keyed else None
-        if key is None:  # named by where it lies
-            return f"{self.index.files[self.group.file].name}:{self.rows['row'][start].as_py()}"
+        if key is None:  # named by where it lies: streams have files of the same name
+            name = self.index.files[self.group.file].name
+            return ":".join(map(str, (*stream, name, self.rows["row"][start].as_py())))
         return str(key)
 
     def _origin(self, place: int) -> str:
