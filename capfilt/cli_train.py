@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from capfilt.console import run_and_show
+from capfilt.console import run_and_show, say
 
 app = typer.Typer(
     help="Train on exports: pre-train MED, fine-tune a captioner or a filter (BLIP).",
@@ -68,4 +68,4 @@ def train(
 
     given = {name: value for name, value in ctx.params.items() if name not in {"as_json", "quiet"}}
     kind = str(ctx.info_name)
-    run_and_show(lambda progress: commands_train.train(kind, given, progress), as_json, quiet)
+    run_and_show(lambda bars: commands_train.train(kind, given, bars, say), as_json, quiet)

@@ -1,6 +1,7 @@
 """What `capfilt train` does."""
 
 import os
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, get_args
 
 from capfilt.engine import choose_devices
@@ -11,7 +12,9 @@ if TYPE_CHECKING:
     from capfilt.train.run import Trained
 
 
-def train(kind: str, given: dict[str, Any], progress: Bars) -> "Trained":
+def train(
+    kind: str, given: dict[str, Any], progress: Bars, say: Callable[[str], None]
+) -> "Trained":
     """Run a training, or go on with it; `given` are the command line's options by name.
 
     Raises:
@@ -22,7 +25,7 @@ def train(kind: str, given: dict[str, Any], progress: Bars) -> "Trained":
     from capfilt.train.reader import Reader, Reading
     from capfilt.train.run import Training
     from capfilt.train.run import train as trained
-    from capfilt.train.start import start_of
+    from capfilt.train.start import lacking, start_of
 
     if kind not in get_args(Kind):
         raise InputError(f"there is no training {kind!r}")
@@ -33,6 +36,11 @@ def train(kind: str, given: dict[str, Any], progress: Bars) -> "Trained":
         raise InputError("--queue-size is nothing to a captioner, which has no ITC")
     name, fresh = _start(options.like, options.init)
     start = start_of(name, fresh=fresh)
+    for part in lacking(start, options.kind):
+        say(
+            f"{name} has no {part}: what only a {part} has begins at random; a checkpoint that "
+            "`capfilt train pretrain` left has both"
+        )
     mixture = mixture_of(options)
     samples = Reader(mixture, Reading(batch_size=1, side=1)).epoch_samples
     recipe = recipe_of(options, samples, start.folder)

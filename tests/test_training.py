@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -30,7 +31,7 @@ from capfilt.train.options import TrainOptions, mixture_of, recipe_of
 from capfilt.train.plot import loss_plot
 from capfilt.train.recipe import FineTuneCaptioner, FineTuneFilter, Itc, Optim, Pretrain
 from capfilt.train.run import Trained, Training, train
-from capfilt.train.start import start_of
+from capfilt.train.start import lacking, start_of
 from tests.pictures import make_pictures
 
 OPTIM = Optim(peak_lr=5e-4, steps=6, batch_size=8, warmup_steps=2)
@@ -180,6 +181,21 @@ def test_data_of_bad_rows_alone_end_with_the_reason(tmp_path: Path, workers: int
         run(training(tmp_path, tmp_path / "out", recipe=recipe, workers=workers))
 
 
+def test_rows_that_were_left_out_are_told_of_after_a_resume_too(data: Path, tmp_path: Path) -> None:
+    table = pq.read_table(data / "data").slice(0, 8)
+    texts = pa.array([None, " ", *table["text"].to_pylist()[2:]], pa.string())
+    (tmp_path / "data").mkdir()
+    file = tmp_path / "data" / "train-00000-of-00001.parquet"
+    pq.write_table(table.set_column(table.schema.get_field_index("text"), "text", texts), file)
+    found = run(training(tmp_path, tmp_path / "out"))
+    assert found.skipped == {"no text": 12}  # two in each of six times through
+    assert "12 × no text" in found.text()
+    shutil.rmtree(tmp_path / "out" / "model")
+    (tmp_path / "out" / "checkpoints" / "step-000000006.pt").unlink()
+    assert run(training(tmp_path, tmp_path / "out")).skipped == found.skipped
+    assert run(training(tmp_path, tmp_path / "out")).skipped == found.skipped  # finds it done
+
+
 def test_a_checkpoint_that_is_none_is_named(data: Path, tmp_path: Path) -> None:
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / "step-000000002.pt").write_text("garbage")
@@ -188,7 +204,7 @@ def test_a_checkpoint_that_is_none_is_named(data: Path, tmp_path: Path) -> None:
 
 
 def test_more_tokens_than_the_model_has_places_for_are_refused(data: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"max_tokens is 4000, and .* has places for 48"):
+    with pytest.raises(InputError, match="and the checkpoint has places for 48"):
         run(training(data, tmp_path, recipe=replace(RECIPE, max_tokens=4000)))
 
 
@@ -273,6 +289,28 @@ def test_a_folder_may_have_an_equals_sign_in_its_name(tmp_path: Path) -> None:
     assert weighted(f"{folder}=2") == (str(folder), 2.0)
     assert weighted("x=0.5") == ("x", 0.5)
     assert weighted("x") == ("x", None)
+
+
+def test_a_start_without_the_kind_that_is_trained_is_told_of(pretrained: Path) -> None:
+    assert lacking(start_of(EMBEDDED, fresh=True), "filter") == ()
+    assert lacking(start_of(str(pretrained / "model"), fresh=False), "pretrain") == ()
+    captioner = start_of(str(pretrained / "model" / "captioner"), fresh=False)
+    assert lacking(captioner, "captioner") == ()
+    assert lacking(captioner, "filter") == lacking(captioner, "pretrain") == ("filter",)
+    judge = start_of(str(pretrained / "model" / "matcher"), fresh=False)
+    assert (lacking(judge, "captioner"), lacking(judge, "filter")) == (("captioner",), ())
+
+
+def test_a_filter_goes_on_from_a_matcher_alone(
+    data: Path, pretrained: Path, tmp_path: Path
+) -> None:
+    start = start_of(str(pretrained / "model" / "matcher"), fresh=False)
+    recipe = FineTuneFilter(replace(OPTIM, steps=1, peak_lr=1e-9, warmup_steps=0), ITC, side=64)
+    run(training(data, tmp_path, recipe=recipe, start=start))
+    file = Path("model") / "matcher" / "model.safetensors"
+    before, after = (load_file(folder / file) for folder in (pretrained, tmp_path))
+    assert before.keys() == after.keys()
+    assert all(torch.allclose(before[name], after[name], atol=1e-6) for name in before)
 
 
 def test_a_captioner_has_no_queue(data: Path, tmp_path: Path) -> None:

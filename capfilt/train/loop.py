@@ -47,10 +47,18 @@ class Looping:
             raise InputError(f"a checkpoint every {self.every} steps; give at least 1")
 
 
+@dataclass(frozen=True, slots=True)
+class Optimised:
+    """Metrics of all steps, and how often this process met a row that gave no sample, by reason."""
+
+    metrics: list[Metrics]
+    skipped: dict[str, int]
+
+
 def optimise(
     job: Job, reader_at: ReaderAt, how: Looping, identity: str, told: Callable[[Metrics], None]
-) -> list[Metrics]:
-    """Train `job` to the end of its recipe, from its newest checkpoint; returns all metrics.
+) -> "Optimised":
+    """Train `job` to the end of its recipe, from its newest checkpoint.
 
     Args:
         job: on the device of `how`.
@@ -65,9 +73,10 @@ def optimise(
     """
     optim = job.recipe.optim
     optimizer = optimizer_of(job)
-    metrics, cursor = _resumed(job, optimizer, how, identity)
+    metrics, cursor, skipped = _resumed(job, optimizer, how, identity)
     rank, world = _place()
     reader = reader_at(cursor)
+    reader.skipped.update(skipped)
     model = _parallel(job, how.device)
     # Losses that gather over processes need as many samples of each.
     parts = _usable(reader, optim.micro_batch(world) if world > 1 else None)
@@ -75,8 +84,8 @@ def optimise(
         metrics.append(take_step(job, model, optimizer, parts, At(step, 0, rank), how))
         told(metrics[-1])
         if rank == 0 and ((step + 1) % how.every == 0 or step + 1 == optim.steps):
-            _keep(job, optimizer, reader.cursor(), metrics, how.folder, identity)
-    return metrics
+            _keep(job, optimizer, reader, metrics, how.folder, identity)
+    return Optimised(metrics, dict(sorted(reader.skipped.items())))
 
 
 def _usable(reader: Reader, size: int | None) -> Iterator[Batch]:
@@ -197,7 +206,7 @@ def _parallel(job: Job, device: str) -> nn.Module:
 def _keep(
     job: Job,
     optimizer: torch.optim.Optimizer,
-    cursor: Cursor,
+    reader: Reader,
     metrics: list[Metrics],
     folder: Path,
     identity: str,
@@ -207,7 +216,8 @@ def _keep(
         "identity": identity,
         "job": job.state_dict(),
         "optimizer": optimizer.state_dict(),
-        "cursor": asdict(cursor),
+        "cursor": asdict(reader.cursor()),
+        "skipped": dict(reader.skipped),
         "metrics": metrics,
     }
 
@@ -233,11 +243,11 @@ def _checkpoints(folder: Path) -> list[Path]:
 
 def _resumed(
     job: Job, optimizer: torch.optim.Optimizer, how: Looping, identity: str
-) -> tuple[list[Metrics], Cursor | None]:
-    """Load the newest checkpoint, if there is one; returns the metrics and the cursor."""
+) -> tuple[list[Metrics], Cursor | None, dict[str, int]]:
+    """Load the newest checkpoint, if there is one; returns metrics, cursor and skipped rows."""
     found = _checkpoints(how.folder)
     if not found:
-        return [], None
+        return [], None, {}
     try:
         state = torch.load(found[-1], map_location=how.device, weights_only=True)
     except (OSError, RuntimeError, ValueError, EOFError, UnpicklingError) as error:
@@ -250,4 +260,4 @@ def _resumed(
         )
     job.load_state_dict(state["job"])
     optimizer.load_state_dict(state["optimizer"])
-    return state["metrics"], Cursor(**state["cursor"])
+    return state["metrics"], Cursor(**state["cursor"]), state.get("skipped", {})

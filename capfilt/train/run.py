@@ -4,7 +4,7 @@ import contextlib
 import json
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,9 @@ from capfilt.publish import Publisher, explained
 from capfilt.train.augment import Augment
 from capfilt.train.data import Mixture
 from capfilt.train.jobs import Job, Recipe, save_results
-from capfilt.train.loop import Looping, Metrics, optimise
+from capfilt.train.loop import Looping, Metrics, Optimised, optimise
 from capfilt.train.med import Med
+from capfilt.train.options import check_fits
 from capfilt.train.plot import loss_plot
 from capfilt.train.reader import Cursor, Reader, Reading
 from capfilt.train.recipe import Itc
@@ -60,6 +61,7 @@ class Trained:
     steps: int
     first: Metrics
     last: Metrics
+    skipped: dict[str, int] = field(default_factory=dict)  # rows without a sample, by reason
 
     def text(self) -> str:
         """Return what a person reads at the end."""
@@ -68,7 +70,9 @@ class Trained:
             for name in self.last
             if name not in {"step", "lr", "norm"} and name in self.first
         )
-        return f"{self.steps:,} steps, {losses}\nmodels: {self.folder / RESULT}"
+        lost = ", ".join(f"{count:,} × {reason}" for reason, count in self.skipped.items())
+        left_out = f"\nrows left out, each time they came: {lost}" if lost else ""
+        return f"{self.steps:,} steps, {losses}{left_out}\nmodels: {self.folder / RESULT}"
 
     def plain(self) -> dict[str, Any]:  # JSON
         """Return the result for machines."""
@@ -91,10 +95,11 @@ def train(training: Training, told: Callable[[Metrics], None]) -> Trained:
         return done
     with _processes(how.device):
         job = _job(training)
-        metrics = optimise(job, reader_at, how, identity, told)
+        found = optimise(job, reader_at, how, identity, told)
         if int(os.environ.get("RANK", "0")) == 0:
-            _publish(training, job, metrics, identity)
-    return Trained(how.folder, len(metrics), metrics[0], metrics[-1])
+            _publish(training, job, found, identity)
+    metrics = found.metrics
+    return Trained(how.folder, len(metrics), metrics[0], metrics[-1], found.skipped)
 
 
 def _finished(folder: Path, identity: str) -> Trained | None:
@@ -107,7 +112,8 @@ def _finished(folder: Path, identity: str) -> Trained | None:
             f"{folder} holds another training (other recipe, data or start); "
             "give another folder, or remove it"
         )
-    return Trained(folder, plain["steps"], plain["first"], plain["last"])
+    told = (plain["steps"], plain["first"], plain["last"], plain.get("skipped", {}))
+    return Trained(folder, *told)
 
 
 @contextlib.contextmanager
@@ -129,12 +135,7 @@ def _job(training: Training) -> Job:
         # One result whatever the machine: sums of several threads differ in their last bits.
         torch.set_num_threads(1)
     med = _med(start, training.recipe)
-    places = med.config.text_config.max_position_embeddings
-    if training.recipe.max_tokens > places:
-        raise InputError(
-            f"max_tokens is {training.recipe.max_tokens}, and {start.folder} has places for "
-            f"{places}; give --max-tokens {places} or less"
-        )
+    check_fits(training.recipe, med.config.to_dict())
     itc: Itc | None = getattr(training.recipe, "itc", None)
     if itc is not None and (start.fresh or not (start.folder / "med").is_dir()):
         med.temperature.data.fill_(itc.temperature)  # only a MED has one that was learnt
@@ -158,8 +159,8 @@ def _med(start: Start, recipe: Recipe) -> Med:
     roles = {role: folder / role for role in ("captioner", "matcher") if (folder / role).is_dir()}
     if roles:
         return Med.from_folders(roles.get("captioner"), roles.get("matcher"), seed=recipe.seed)
-    kind = json.loads((folder / "config.json").read_text(encoding="utf-8"))["architectures"]
-    if "BlipForImageTextRetrieval" in kind:
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    if "BlipForImageTextRetrieval" in (config.get("architectures") or ()):
         return Med.from_folders(None, folder, seed=recipe.seed)
     return Med.from_folders(folder, None, seed=recipe.seed)
 
@@ -191,9 +192,9 @@ def _reader_at(training: Training) -> Callable[[Cursor | None], Reader]:
     return lambda cursor: Reader(training.mixture, reading, rank, world, cursor)
 
 
-def _publish(training: Training, job: Job, metrics: list[Metrics], identity: str) -> None:
+def _publish(training: Training, job: Job, found: Optimised, identity: str) -> None:
     """Put the models, their vocabulary and the record of the training into their place, whole."""
-    folder = training.looping.folder
+    folder, metrics = training.looping.folder, found.metrics
     tokenizer = AutoTokenizer.from_pretrained(
         _vocabulary(training.start.folder), local_files_only=True
     )
@@ -212,6 +213,7 @@ def _publish(training: Training, job: Job, metrics: list[Metrics], identity: str
             "steps": len(metrics),
             "first": metrics[0],
             "last": metrics[-1],
+            "skipped": found.skipped,
         }
         (scratch / "training.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
         with explained(folder / RESULT):

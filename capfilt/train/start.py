@@ -1,10 +1,16 @@
 """Where a training's weights and vocabulary come from. Never imports torch."""
 
+import contextlib
 import hashlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final, Literal
 
 from capfilt.checkpoints import resolve_model
+from capfilt.errors import ModelError
+
+_ROLES: Final = ("captioner", "matcher")
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +28,22 @@ class Start:
     digest: str
 
 
+def lacking(start: Start, kind: Literal["pretrain", "captioner", "filter"]) -> tuple[str, ...]:
+    """Return which of captioner and filter a training needs and its start has no weights of.
+
+    What is lacking begins at random, as heads, or as the other's copy, as self-attention.
+    """
+    if start.fresh or (start.folder / "med").is_dir():
+        return ()
+    there = {role for role in ("captioner", "matcher") if (start.folder / role).is_dir()}
+    if not there:
+        config = json.loads((start.folder / "config.json").read_text(encoding="utf-8"))
+        judges = "BlipForImageTextRetrieval" in (config.get("architectures") or ())
+        there = {"matcher" if judges else "captioner"}
+    needed = {"captioner": ("captioner",), "filter": ("matcher",)}.get(kind, _ROLES)
+    return tuple({"matcher": "filter"}.get(r, r) for r in needed if r not in there)
+
+
 def start_of(name: str, *, fresh: bool) -> Start:
     """Return a start of that name: a folder, a hub name, or `embedded`.
 
@@ -36,7 +58,7 @@ def start_of(name: str, *, fresh: bool) -> Start:
         # A MED has all that its exports have.
         folder, parts = given, trained[:1] if trained[0].name == "med" else trained
     else:
-        folder = Path(resolve_model(name, "captioner").path)
+        folder = _checkpoint(name)
         parts = [folder]
     wanted = ("*.json", "*.txt") if fresh else ("*.json", "*.txt", "*.safetensors")
     digest = hashlib.sha256()
@@ -45,3 +67,13 @@ def start_of(name: str, *, fresh: bool) -> Start:
             content = hashlib.file_digest(stream, "sha256").hexdigest()
         digest.update(f"{file.parent.name}/{file.name}\0{content}\n".encode())
     return Start(folder.resolve(), fresh, digest.hexdigest())
+
+
+def _checkpoint(name: str) -> Path:
+    """Return the folder of a single checkpoint, a captioner or a matcher."""
+    try:
+        return Path(resolve_model(name, "captioner").path)
+    except ModelError as error:
+        with contextlib.suppress(ModelError):
+            return Path(resolve_model(name, "matcher").path)
+        raise error
