@@ -21,14 +21,21 @@ def main(export: str, model_name: str, steps: int) -> None:
     processor = BlipImageProcessorPil.from_pretrained(model_name)
     tokenizer = AutoTokenizer.from_pretrained(model_name)
     model = BlipForConditionalGeneration.from_pretrained(model_name).train()
+    given = 1 + len(tokenizer(PROMPT, add_special_tokens=False).input_ids)  # and the start token
 
     def collated(rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         texts = [PROMPT + row["text"] for row in rows]
         encoded = tokenizer(
-            texts, padding=True, truncation=True, max_length=40, return_tensors="pt"
+            texts,
+            padding=True,
+            truncation=True,
+            max_length=40,
+            return_token_type_ids=False,  # a BERT tokenizer's, which BLIP does not take
+            return_tensors="pt",
         )
         encoded.input_ids[:, 0] = model.config.text_config.bos_token_id
         labels = encoded.input_ids.masked_fill(encoded.attention_mask == 0, -100)
+        labels[:, :given] = -100  # the prompt is given, not learnt
         pixels = processor([row["image"].convert("RGB") for row in rows], return_tensors="pt")
         return {"pixel_values": pixels.pixel_values, "labels": labels, **encoded}
 
