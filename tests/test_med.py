@@ -337,6 +337,13 @@ def test_saving_and_loading_gives_the_same_model_shared_as_before(med: Med, tmp_
     assert size < (tmp_path / "med.safetensors").stat().st_size < size * 1.2 + 20_000
 
 
+def test_equal_weights_are_equal_files(med: Med, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        med.save(tmp_path / name)
+    one, other = ((tmp_path / name / "med.safetensors").read_bytes() for name in ("a", "b"))
+    assert one == other
+
+
 def test_state_dict_goes_round_with_its_shares(med: Med) -> None:
     other = Med.new(config(), 7)
     other.load_state_dict(copy.deepcopy(med.state_dict()))

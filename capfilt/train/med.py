@@ -13,7 +13,7 @@ from typing import Any, Final, Literal
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_model, save_model
+from safetensors.torch import load_model, save_file
 from torch import nn
 from torch.nn.functional import normalize
 from transformers import BlipConfig, BlipForConditionalGeneration, BlipForImageTextRetrieval
@@ -257,7 +257,7 @@ class Med(nn.Module):
         """Write all weights, fp32, each once, and the configuration, for `load`."""
         folder.mkdir(parents=True, exist_ok=True)
         self.config.save_pretrained(folder)
-        save_model(self, str(folder / _WEIGHTS))
+        save_file(_distinct(self.state_dict()), folder / _WEIGHTS)
 
     def export_captioner(self, folder: Path, dtype: torch.dtype = torch.float32) -> None:
         """Write a `BlipForConditionalGeneration` folder; tokenizer and preprocessing not included.
@@ -347,6 +347,18 @@ def patch_cosines(filters: torch.Tensor, gain: float = 12.0) -> torch.Tensor:
         height = (1.0 if u == v == 0 else gain) / patch
         made[number] = height * colours[number % 3, :, None, None] * torch.outer(waves[u], waves[v])
     return made
+
+
+def _distinct(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return each tensor once, under the first of its names, sorted.
+
+    safetensors' own `save_model` writes down the other names too, in another order each time: equal
+    weights would be other files, and a fine-tuning that goes on from them another training.
+    """
+    kept: dict[int, str] = {}
+    for name in sorted(state):
+        kept.setdefault(state[name].data_ptr(), name)
+    return {name: state[name].contiguous() for name in kept.values()}
 
 
 def _unique(*modules: nn.Module) -> list[nn.Parameter]:
