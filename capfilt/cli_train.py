@@ -1,11 +1,12 @@
 """`capfilt train pretrain|captioner|filter`: parse, call, print."""
 
+import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
-from capfilt.console import run_and_show, say
+from capfilt.console import errors, progress_bar, run_and_show, say
 
 app = typer.Typer(
     help="Train on exports: pre-train MED, fine-tune a captioner or a filter (BLIP).",
@@ -68,4 +69,12 @@ def train(
 
     given = {name: value for name, value in ctx.params.items() if name not in {"as_json", "quiet"}}
     kind = str(ctx.info_name)
-    run_and_show(lambda bars: commands_train.train(kind, given, bars, say), as_json, quiet)
+
+    def work(bars: Any) -> Any:  # types that are imported late
+        return commands_train.train(kind, given, bars, say)
+
+    if os.environ.get("RANK", "0") == "0":
+        run_and_show(work, as_json, quiet)
+        return
+    with errors():  # torchrun's other processes: one tells of steps and result
+        work(progress_bar(quiet=True))

@@ -36,7 +36,7 @@ def train(
         raise InputError("--queue-size is nothing to a captioner, which has no ITC")
     name, fresh = _start(options.like, options.init)
     start = start_of(name, fresh=fresh)
-    for part in lacking(start, options.kind):
+    for part in lacking(start, options.kind) if _first() else ():
         say(
             f"{name} has no {part}: what only a {part} has begins at random; a checkpoint that "
             "`capfilt train pretrain` left has both"
@@ -64,6 +64,10 @@ def _start(like: str | None, init: str | None) -> tuple[str, bool]:
             "from its weights), one of the two"
         )
     return (like, True) if like is not None else (str(init), False)
+
+
+def _first() -> bool:
+    return os.environ.get("RANK", "0") == "0"
 
 
 def _own(devices: tuple[str, ...]) -> str:

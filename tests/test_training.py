@@ -224,6 +224,17 @@ def test_two_processes_train_one_model(data: Path, tmp_path: Path) -> None:
     assert together[-1] < together[0]
 
 
+def test_of_two_processes_one_tells_what_came_out(data: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    ours = ["-m", "capfilt", "train", "captioner", str(data), "--like", EMBEDDED, "--json"]
+    options = ["--steps", "1", "--batch-size", "4", "--device", "cpu", "--out", str(tmp_path)]
+    ran = subprocess.run(
+        [*command, *ours, *options], check=True, capture_output=True, text=True, timeout=300
+    )
+    assert json.loads(ran.stdout)["steps"] == 1
+    assert ran.stderr.count("train captioner: 1 of 1") == 1
+
+
 def test_a_plot_has_a_curve_for_every_loss() -> None:
     picture = loss_plot([{"step": n, "loss": 2 / n, "<lm>": 1 / n} for n in range(1, 900)])
     assert picture.count("<path") == 3
