@@ -111,6 +111,19 @@ def test_a_second_run_finds_it_done_and_another_is_refused(data: Path, pretraine
         run(training(data, pretrained, recipe=other))
 
 
+def test_data_of_the_same_shape_are_other_data(data: Path, tmp_path: Path) -> None:
+    own = shutil.copytree(data, tmp_path / "data")
+    recipe = FineTuneCaptioner(replace(OPTIM, steps=1, warmup_steps=0), side=64)
+    first = run(training(own, tmp_path / "out", recipe=recipe))
+    assert run(training(data, tmp_path / "out", recipe=recipe)) == first  # wherever they lie
+    file = own / "data" / "train-00000-of-00001.parquet"
+    table = pq.read_table(file)
+    texts = pa.array([f"{text} again" for text in table["text"].to_pylist()])
+    pq.write_table(table.set_column(table.schema.get_field_index("text"), "text", texts), file)
+    with pytest.raises(InputError, match="another training"):
+        run(training(own, tmp_path / "out", recipe=recipe))
+
+
 def test_killed_at_any_moment_it_comes_to_the_same_weights(
     data: Path, pretrained: Path, tmp_path: Path
 ) -> None:

@@ -4,6 +4,7 @@ Footers are read, and, where samples are not simply rows, the columns `origin` a
 group after another.
 """
 
+import hashlib
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,6 +25,7 @@ from capfilt.train.data import Stream
 
 Counts = npt.NDArray[np.int64]
 _OPTIONAL: Final = ("key", "origin", "hard_negative")
+_TAIL: Final = 1 << 16  # bytes; a Parquet footer with sizes and extremes of every column
 _OF: Final = re.compile(r"-\d+-of-(\d+)\.parquet$")
 
 
@@ -118,7 +120,10 @@ def open_stream(stream: Stream) -> StreamIndex:
             f"{stream.folder}: none of its {rows} rows is to be trained on"
             + (f"; no text is of the origins {', '.join(stream.origins)}" if rows else "")
         )
-    content = [digest, *(f"{group.file} {group.taken} {group.samples}" for group in groups)]
+    content = [
+        digest or _contents(files),
+        *(f"{group.file} {group.taken} {group.samples}" for group in groups),
+    ]
     if refuted:
         content.append("hard_negative")
     return StreamIndex(stream, files, keyed, told, refuted, groups, fingerprint(content))
@@ -144,6 +149,17 @@ def _files_of(stream: Stream) -> tuple[tuple[Path, ...], tuple[int, ...] | None,
                 "or fetch the missing ones"
             )
     return files, None, ""
+
+
+def _contents(files: tuple[Path, ...]) -> str:
+    """Return a digest of Parquet files by size and footer: cheap, and any rewriting changes it."""
+    found = hashlib.sha256()
+    for file in files:
+        size = file.stat().st_size
+        with file.open("rb") as stream:
+            stream.seek(max(0, size - _TAIL))
+            found.update(f"{file.name} {size}\n".encode() + stream.read())
+    return found.hexdigest()[:32]
 
 
 def _several(names: list[str]) -> str:
