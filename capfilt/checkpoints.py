@@ -20,8 +20,9 @@ _INNER: Final = "qformer_tokenizer"
 def resolve_model(name: str, role: Role, revision: str | None = None) -> ModelRef:
     """Find the folder of a model and digest its files.
 
-    `name` is `embedded` (the small model that capfilt ships), a folder, or a hub name. A hub name
-    is downloaded, or found in the hub's cache where HF_HUB_OFFLINE is set.
+    `name` is `embedded` (the small model that capfilt ships), a folder, or a hub name. A folder may
+    be what a training left, with a captioner, a matcher or both in it. A hub name is downloaded,
+    or found in the hub's cache where HF_HUB_OFFLINE is set.
 
     Raises:
         ModelError: there is no such model, files are missing, or it is of the wrong kind.
@@ -65,7 +66,10 @@ def _folder_of(name: str, role: Role, revision: str | None) -> Path:
     if name == EMBEDDED:
         return Path(__file__).parent / "demo" / "models" / role
     if Path(name).is_dir():
-        return Path(name).resolve()
+        given = Path(name).resolve()
+        # What `capfilt train` leaves has a folder of each.
+        trained = not (given / "config.json").exists() and (given / role / "config.json").exists()
+        return given / role if trained else given
     if name.startswith((".", "/", "~")) or name.count("/") != 1:
         raise ModelError(
             f"there is no folder {name!r} with a {role}; give a folder, a hub name such as "

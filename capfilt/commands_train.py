@@ -1,5 +1,6 @@
 """What `capfilt train` does."""
 
+import contextlib
 import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, get_args
@@ -22,6 +23,7 @@ def train(
     """
     from capfilt.train.loop import Looping
     from capfilt.train.options import Kind, TrainOptions, augment_of, mixture_of, recipe_of
+    from capfilt.train.process import alone
     from capfilt.train.reader import Reader, Reading
     from capfilt.train.run import Training
     from capfilt.train.run import train as trained
@@ -53,7 +55,8 @@ def train(
         workers=options.workers,
         recompute=options.recompute,
     )
-    with progress(f"train {kind}", recipe.optim.steps, unit="step") as told:
+    one = alone(options.out, say) if _first() else contextlib.nullcontext()
+    with one, progress(f"train {kind}", recipe.optim.steps, unit="step") as told:
         return trained(training, of_training(told))
 
 

@@ -16,25 +16,29 @@ from torch.nn.functional import cross_entropy, normalize
 from transformers import AutoTokenizer, BlipForImageTextRetrieval
 from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 
+BATCH = 16
 
-def pack(export: str, tars: str) -> None:
-    """Write tars/00000.tar, …: a basename for each pair."""
+
+def pack(export: str, tars: str) -> int:
+    """Write tars/00000.tar, …: a basename for each pair; returns how many there are."""
     with webdataset.ShardWriter(f"{tars}/%05d.tar", maxcount=10_000, verbose=0) as sink:
         for file in sorted(glob(f"{export}/data/*.parquet")):
             for row in pq.read_table(file).to_pylist():
                 image = row.pop("image")["bytes"]
                 name = f"{row['key']}-{row['origin']}-{row['caption_index'] or 0}"
                 sink.write({"__key__": name, "jpg": image, "txt": row["text"], "json": row})
+    return int(sink.total)
 
 
 def main(export: str, matcher: str, tars: str, steps: int) -> None:
     """Pack, read, and train for some steps; prints the loss."""
-    pack(export, tars)
+    if (count := pack(export, tars)) < BATCH:
+        raise SystemExit(f"{export} has {count} pairs, which is less than a batch of {BATCH}")
     processor = BlipImageProcessorPil.from_pretrained(matcher)
     tokenizer = AutoTokenizer.from_pretrained(matcher)
     model = BlipForImageTextRetrieval.from_pretrained(matcher).train()
     read = webdataset.WebDataset(sorted(glob(f"{tars}/*.tar")), shardshuffle=False).shuffle(1000)
-    pairs = read.decode("pil").to_tuple("jpg", "txt").batched(16, partial=False).repeat()
+    pairs = read.decode("pil").to_tuple("jpg", "txt").batched(BATCH, partial=False).repeat()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5)
     for step, (images, texts) in zip(range(steps), pairs, strict=False):
         pixels = processor(images, return_tensors="pt").pixel_values

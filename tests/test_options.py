@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from capfilt.checkpoints import resolve_model
+from capfilt.demo.quality import MODELS
 from capfilt.errors import InputError, ModelError
 from capfilt.export.instructions import INSTRUCTBLIP
 from capfilt.models.recipe import Beam, Lengths, Nucleus
@@ -125,6 +126,13 @@ def test_models_are_resolved_by_role(tiny_pair: tuple[Path, Path]) -> None:
     recipe = built(captioner=captioner, matcher=matcher)
     assert recipe.caption.model == resolve_model(captioner, "captioner")
     assert recipe.matching.model == resolve_model(matcher, "matcher")
+
+
+def test_the_folder_that_a_training_left_is_a_captioner_and_a_matcher() -> None:
+    for role in ("captioner", "matcher"):
+        shipped = resolve_model(str(MODELS), role)
+        assert shipped.path == str(MODELS / role)
+        assert shipped.digest == resolve_model("embedded", role).digest
 
 
 def test_a_pipeline_is_the_base_that_options_change(pipeline: str) -> None:

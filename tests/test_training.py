@@ -29,6 +29,7 @@ from capfilt.train.data import Mixture, Stream, weighted
 from capfilt.train.loop import Looping
 from capfilt.train.options import TrainOptions, mixture_of, recipe_of
 from capfilt.train.plot import loss_plot
+from capfilt.train.process import alone
 from capfilt.train.recipe import FineTuneCaptioner, FineTuneFilter, Itc, Optim, Pretrain
 from capfilt.train.run import Trained, Training, train
 from capfilt.train.start import lacking, start_of
@@ -235,6 +236,9 @@ def test_two_processes_train_one_model(data: Path, tmp_path: Path) -> None:
     # Rank 0 writes down its own half of each batch; both halves drive the same weights.
     assert np.isfinite(together).all()
     assert together[-1] < together[0]
+    shutil.rmtree(tmp_path / "out" / "model")
+    with pytest.raises(InputError, match="begun by 2 processes, and now there are 1"):
+        run(training(data, tmp_path / "out"))
 
 
 def test_of_two_processes_one_tells_what_came_out(data: Path, tmp_path: Path) -> None:
@@ -246,6 +250,30 @@ def test_of_two_processes_one_tells_what_came_out(data: Path, tmp_path: Path) ->
     )
     assert json.loads(ran.stdout)["steps"] == 1
     assert ran.stderr.count("train captioner: 1 of 1") == 1
+
+
+def test_two_commands_never_train_in_one_folder(data: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "capfilt", "train", "captioner", str(data), "--quiet"]
+    options = ["--like", EMBEDDED, "--steps", "1", "--batch-size", "4", "--out", str(tmp_path)]
+    with alone(tmp_path, pytest.fail):
+        waiting = subprocess.Popen([*command, *options], stderr=subprocess.PIPE, text=True)
+        assert waiting.stderr is not None
+        assert "being trained by another process; waiting" in waiting.stderr.readline()
+        assert not (tmp_path / "checkpoints").exists()
+    waiting.communicate(timeout=120)
+    assert waiting.returncode == 0
+    assert (tmp_path / "model").is_dir()
+
+
+def test_a_folder_that_cannot_be_is_told_before_any_step(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    command = [sys.executable, "-m", "capfilt", "train", "captioner", str(data), "--steps", "1"]
+    options = ["--like", EMBEDDED, "--batch-size", "4", "--out", str(tmp_path / "file")]
+    ran = subprocess.run([*command, *options], capture_output=True, text=True, check=False)
+    assert ran.returncode > 0
+    assert "1 of 1" not in ran.stderr
+    assert f"{tmp_path / 'file'}" in ran.stderr.splitlines()[-1]
+    assert "Traceback" not in ran.stderr
 
 
 def test_a_plot_has_a_curve_for_every_loss() -> None:

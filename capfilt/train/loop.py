@@ -68,7 +68,7 @@ def optimise(
         told: hears the metrics of each step, those before a resume not.
 
     Raises:
-        InputError: the folder holds another training.
+        InputError: the folder holds another training, or one of another number of processes.
         DamageError: a checkpoint cannot be read.
     """
     optim = job.recipe.optim
@@ -215,6 +215,7 @@ def _keep(
     """Publish a checkpoint, remove the ones before the last, and write the metrics so far."""
     state = {
         "identity": identity,
+        "processes": _place()[1],
         "job": job.state_dict(),
         "optimizer": optimizer.state_dict(),
         "cursor": asdict(reader.cursor()),
@@ -258,6 +259,13 @@ def _resumed(
         raise InputError(
             f"{how.folder} holds another training (other recipe, data or start); "
             "give another folder, or remove it"
+        )
+    count = _place()[1]
+    if state.get("processes", count) != count:
+        raise InputError(
+            f"{how.folder} was begun by {state['processes']} processes, and now there are {count}: "
+            "hard negatives are drawn within a process, so that it would be another training; "
+            "start as many, or give another folder"
         )
     job.load_state_dict(state["job"])
     optimizer.load_state_dict(state["optimizer"])

@@ -29,6 +29,7 @@ from capfilt.errors import (
     StorageError,
     WorkerError,
 )
+from capfilt.publish import explained
 from capfilt.report.progress import Told, of_training
 from capfilt.train.planned import PairFolder, TrainPlan, mixture
 from capfilt.train.reader import Reader, Reading
@@ -73,7 +74,7 @@ def run_job(job: TrainJob, processes: int, told: Told, say: Say) -> Fitted:
         CapfiltError: what the training raised.
         WorkerError: a process died.
     """
-    with _alone(Path(job.out), say) as lock:
+    with alone(Path(job.out), say) as lock:
         child = subprocess.Popen(
             _command(job, processes),
             stdin=subprocess.PIPE,  # its end tells the processes that this one is gone
@@ -105,10 +106,15 @@ def _command(job: TrainJob, processes: int) -> list[str]:
 
 
 @contextlib.contextmanager
-def _alone(folder: Path, say: Say) -> Iterator[int]:
-    """Hold the folder's lock, which the processes inherit: two trainings never share a folder."""
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = os.open(folder / ".lock", os.O_CREAT | os.O_RDWR, 0o644)
+def alone(folder: Path, say: Say) -> Iterator[int]:
+    """Hold the folder's lock, which processes can inherit: two trainings never share a folder.
+
+    Raises:
+        StorageError: there can be no such folder.
+    """
+    with explained(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = os.open(folder / ".lock", os.O_CREAT | os.O_RDWR, 0o644)
     try:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
