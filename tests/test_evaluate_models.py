@@ -167,8 +167,9 @@ def test_trained_models_are_better_than_chance(data: Path) -> None:
     assert "synthetic: 80 texts" in found.text()
     assert found.retrieval_itc is not None
     assert found.retrieval_itm is not None
-    assert found.retrieval_itc.text[10] > 0.5  # chance: a quarter
-    assert found.retrieval_itm.text[1] > found.retrieval_itc.text[1] > 0.1
+    assert found.retrieval_itc.text[10] > 0.9  # chance: a quarter
+    assert found.retrieval_itc.text[1] > 0.7  # chance: one in 40
+    assert found.retrieval_itm.text[1] > 0.8
     assert found.retrieval_itm.text[10] == found.retrieval_itc.text[10]  # re-ranked within ten
     assert found.captions is not None
     assert found.captions.bleu[0] > 0.4
