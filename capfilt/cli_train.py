@@ -1,12 +1,12 @@
 """`capfilt train pretrain|captioner|filter`: parse, call, print."""
 
-import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
 from capfilt.console import errors, progress_bar, run_and_show, say
+from capfilt.train.ranks import rank
 
 app = typer.Typer(
     help="Train on exports: pre-train MED, fine-tune a captioner or a filter (BLIP).",
@@ -73,7 +73,7 @@ def train(
     def work(bars: Any) -> Any:  # types that are imported late
         return commands_train.train(kind, given, bars, say)
 
-    if os.environ.get("RANK", "0") == "0":
+    if rank() == 0:
         run_and_show(work, as_json, quiet)
         return
     with errors():  # torchrun's other processes: one tells of steps and result

@@ -1,13 +1,13 @@
 """What `capfilt train` does."""
 
 import contextlib
-import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, get_args
 
 from capfilt.engine import choose_devices
 from capfilt.errors import InputError
 from capfilt.report.progress import Bars, of_training
+from capfilt.train.ranks import local_rank, rank
 
 if TYPE_CHECKING:
     from capfilt.train.run import Trained
@@ -38,7 +38,7 @@ def train(
         raise InputError("--queue-size is nothing to a captioner, which has no ITC")
     name, fresh = _start(options.like, options.init)
     start = start_of(name, fresh=fresh)
-    for part in lacking(start, options.kind) if _first() else ():
+    for part in lacking(start, options.kind) if rank() == 0 else ():
         say(
             f"{name} has no {part}: what only a {part} has begins at random; a checkpoint that "
             "`capfilt train pretrain` left has both"
@@ -55,7 +55,7 @@ def train(
         workers=options.workers,
         recompute=options.recompute,
     )
-    one = alone(options.out, say) if _first() else contextlib.nullcontext()
+    one = alone(options.out, say) if rank() == 0 else contextlib.nullcontext()
     with one, progress(f"train {kind}", recipe.optim.steps, unit="step") as told:
         return trained(training, of_training(told))
 
@@ -69,10 +69,6 @@ def _start(like: str | None, init: str | None) -> tuple[str, bool]:
     return (like, True) if like is not None else (str(init), False)
 
 
-def _first() -> bool:
-    return os.environ.get("RANK", "0") == "0"
-
-
 def _own(devices: tuple[str, ...]) -> str:
     """Return the device of this process: torchrun numbers the processes of a machine."""
-    return devices[int(os.environ.get("LOCAL_RANK", "0")) % len(devices)]
+    return devices[local_rank() % len(devices)]

@@ -10,6 +10,7 @@ from capfilt.options import RoundOptions, changed_round, default_round
 from capfilt.rounds.config import Rounds, load_rounds
 from capfilt.train.augment import KEEPS_COLOUR, Augment
 from capfilt.train.data import weighted
+from capfilt.train.options import option_or
 from capfilt.train.planned import PairFolder, TrainPlan
 
 
@@ -91,15 +92,10 @@ def _fine_tune(base: TrainPlan, options: RoundsOptions) -> TrainPlan:
         options,
         epochs=options.fine_tune_epochs,
         steps=options.fine_tune_steps,
-        batch_size=_or(options.fine_tune_batch_size, options.batch_size),
+        batch_size=option_or(options.fine_tune_batch_size, options.batch_size),
         peak_lr=options.fine_tune_lr,
-        side=_or(options.fine_tune_side, options.side),
+        side=option_or(options.fine_tune_side, options.side),
     )
-
-
-def _or(own: int | None, shared: int | None) -> int | None:
-    """Return the first that was given; 0 was, and is refused where it is used."""
-    return shared if own is None else own
 
 
 def _plan(base: TrainPlan, options: RoundsOptions, **given: object) -> TrainPlan:

@@ -57,7 +57,7 @@ class Optimised:
 
 def optimise(
     job: Job, reader_at: ReaderAt, how: Looping, identity: str, told: Callable[[Metrics], None]
-) -> "Optimised":
+) -> Optimised:
     """Train `job` to the end of its recipe, from its newest checkpoint.
 
     Args:

@@ -4,7 +4,7 @@ import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from capfilt.errors import InputError
 from capfilt.models.recipe import Precision
@@ -12,6 +12,7 @@ from capfilt.train.augment import KEEPS_COLOUR, Augment
 from capfilt.train.data import Mixture, Stream, weighted
 from capfilt.train.recipe import FineTuneCaptioner, FineTuneFilter, Optim, Pretrain
 
+T = TypeVar("T")
 Kind = Literal["pretrain", "captioner", "filter"]
 AnyRecipe = Pretrain | FineTuneCaptioner | FineTuneFilter
 Augmentation = Literal["none", "blip", "colour-safe"]
@@ -121,33 +122,33 @@ def changed_recipe(base: AnyRecipe, options: TrainOptions) -> AnyRecipe:
     Raises:
         InputError: a value is out of its range.
     """
-    optim, side = _optim(base.optim, options), _given(options.side, base.side)
-    tokens = _given(options.max_tokens, base.max_tokens)
+    optim, side = _optim(base.optim, options), option_or(options.side, base.side)
+    tokens = option_or(options.max_tokens, base.max_tokens)
     changed = dataclasses.replace(base, optim=optim, side=side, max_tokens=tokens)
     if not isinstance(changed, FineTuneFilter):
-        captions = _given(options.captions_per_image, changed.captions_per_image)
+        captions = option_or(options.captions_per_image, changed.captions_per_image)
         changed = dataclasses.replace(changed, captions_per_image=captions)
     elif options.captions_per_image is not None:
         raise InputError("--captions-per-image is nothing to a filter, which has no LM")
     if isinstance(changed, FineTuneCaptioner):
         return changed
-    size = _given(options.queue_size, changed.itc.queue_size)
+    size = option_or(options.queue_size, changed.itc.queue_size)
     ramp = round(changed.itc.alpha_ramp_steps * base.optim.batch_size / optim.batch_size)
     itc = dataclasses.replace(changed.itc, queue_size=size, alpha_ramp_steps=ramp)
     return dataclasses.replace(changed, itc=itc)
 
 
-def _given(option: int | None, otherwise: int) -> int:
+def option_or(option: int | None, otherwise: T) -> int | T:
     """Return an option's value, 0 too, which is to be refused and not to be taken for nothing."""
     return otherwise if option is None else option
 
 
 def _optim(base: Optim, options: TrainOptions) -> Optim:
     """Change BLIP's optimisation; as many epochs as it has, whatever the batch is."""
-    batch = _given(options.batch_size, base.batch_size)
+    batch = option_or(options.batch_size, base.batch_size)
     if batch < 1:
         raise InputError(f"batch_size is {batch}; it must be at least 1")
-    steps = _given(options.steps, max(1, round(base.steps * base.batch_size / batch)))
+    steps = option_or(options.steps, max(1, round(base.steps * base.batch_size / batch)))
     warmup = options.warmup_steps
     if warmup is None:
         warmup = min(base.warmup_steps, steps // 10)

@@ -32,6 +32,7 @@ from capfilt.errors import (
 from capfilt.publish import explained
 from capfilt.report.progress import Told, of_training
 from capfilt.train.planned import PairFolder, TrainPlan, mixture
+from capfilt.train.ranks import local_rank, rank
 from capfilt.train.reader import Reader, Reading
 from capfilt.train.start import start_of
 
@@ -160,7 +161,7 @@ def main() -> int:
 
 
 def _train(job: TrainJob) -> Fitted:
-    plan, place = job.plan, int(os.environ.get("LOCAL_RANK", "0"))
+    plan, place = job.plan, local_rank()
     start, data = start_of(job.start, fresh=job.fresh), mixture(job.data)
     samples = Reader(data, Reading(batch_size=1, side=1)).epoch_samples
 
@@ -193,7 +194,7 @@ def _train(job: TrainJob) -> Fitted:
 
 
 def _emit(**told: Any) -> None:  # JSON
-    if os.environ.get("RANK", "0") == "0":
+    if rank() == 0:
         print(json.dumps(told), flush=True)
 
 

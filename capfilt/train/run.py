@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -23,9 +22,10 @@ from capfilt.train.loop import Looping, Metrics, Optimised, optimise
 from capfilt.train.med import Med
 from capfilt.train.options import check_fits
 from capfilt.train.plot import loss_plot
+from capfilt.train.ranks import rank, world_size
 from capfilt.train.reader import Cursor, Reader, Reading
 from capfilt.train.recipe import Itc
-from capfilt.train.start import Start
+from capfilt.train.start import Start, roles_of
 
 RESULT = "model"
 
@@ -96,7 +96,7 @@ def train(training: Training, told: Callable[[Metrics], None]) -> Trained:
     with _processes(how.device):
         job = _job(training)
         found = optimise(job, reader_at, how, identity, told)
-        if int(os.environ.get("RANK", "0")) == 0:
+        if rank() == 0:
             _publish(training, job, found, identity)
     metrics = found.metrics
     return Trained(how.folder, len(metrics), metrics[0], metrics[-1], found.skipped)
@@ -119,7 +119,7 @@ def _finished(folder: Path, identity: str) -> Trained | None:
 @contextlib.contextmanager
 def _processes(device: str) -> Iterator[None]:
     """Join the other processes where torchrun started several."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if world_size() == 1:
         yield
         return
     distributed.init_process_group("gloo" if device == "cpu" else "nccl")
@@ -156,13 +156,8 @@ def _med(start: Start, recipe: Recipe) -> Med:
         return Med.new(config, recipe.seed)
     if (folder / "med").is_dir():
         return Med.load(folder / "med")
-    roles = {role: folder / role for role in ("captioner", "matcher") if (folder / role).is_dir()}
-    if roles:
-        return Med.from_folders(roles.get("captioner"), roles.get("matcher"), seed=recipe.seed)
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    if "BlipForImageTextRetrieval" in (config.get("architectures") or ()):
-        return Med.from_folders(None, folder, seed=recipe.seed)
-    return Med.from_folders(folder, None, seed=recipe.seed)
+    roles = roles_of(folder)
+    return Med.from_folders(roles.get("captioner"), roles.get("matcher"), seed=recipe.seed)
 
 
 def _vocabulary(folder: Path) -> Path:
@@ -188,8 +183,7 @@ def _reader_at(training: Training) -> Callable[[Cursor | None], Reader]:
         workers=training.workers,
         captions=getattr(recipe, "captions_per_image", 1),
     )
-    rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-    return lambda cursor: Reader(training.mixture, reading, rank, world, cursor)
+    return lambda cursor: Reader(training.mixture, reading, rank(), world_size(), cursor)
 
 
 def _publish(training: Training, job: Job, found: Optimised, identity: str) -> None:

@@ -9,8 +9,9 @@ from typing import Final, Literal
 
 from capfilt.checkpoints import resolve_model
 from capfilt.errors import ModelError
+from capfilt.models.kinds import Role
 
-_ROLES: Final = ("captioner", "matcher")
+_ROLES: Final[tuple[Role, ...]] = ("captioner", "matcher")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,13 +36,19 @@ def lacking(start: Start, kind: Literal["pretrain", "captioner", "filter"]) -> t
     """
     if start.fresh or (start.folder / "med").is_dir():
         return ()
-    there = {role for role in ("captioner", "matcher") if (start.folder / role).is_dir()}
-    if not there:
-        config = json.loads((start.folder / "config.json").read_text(encoding="utf-8"))
-        judges = "BlipForImageTextRetrieval" in (config.get("architectures") or ())
-        there = {"matcher" if judges else "captioner"}
+    there = roles_of(start.folder)
     needed = {"captioner": ("captioner",), "filter": ("matcher",)}.get(kind, _ROLES)
     return tuple({"matcher": "filter"}.get(r, r) for r in needed if r not in there)
+
+
+def roles_of(folder: Path) -> dict[Role, Path]:
+    """Return the folders of captioner and matcher: a training's, or what a checkpoint is."""
+    roles = {role: folder / role for role in _ROLES if (folder / role).is_dir()}
+    if roles:
+        return roles
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    judges = "BlipForImageTextRetrieval" in (config.get("architectures") or ())
+    return {"matcher" if judges else "captioner": folder}
 
 
 def start_of(name: str, *, fresh: bool) -> Start:
