@@ -42,7 +42,10 @@ SOURCE: Final = pa.schema(
 DOWNLOAD: Final = pa.schema(
     [
         pa.field("status", pa.string(), nullable=False),
-        pa.field("error_message", pa.string()),  # null where status is "success"
+        # Why there is no picture: a word of stages/failures.py, or the row's source_status; null
+        # where status is "success".
+        pa.field("failure", pa.string()),
+        pa.field("error_message", pa.string()),  # the same in words; null where status is "success"
         pa.field("image", pa.binary()),  # encoded (JPEG unless configured); null on failure
         pa.field("image_bytes", pa.int32()),  # len(image): lets the export plan without reading it
         pa.field("width", pa.int32()),  # pixels, after resizing

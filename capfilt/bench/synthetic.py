@@ -56,6 +56,7 @@ def _download(rng: np.random.Generator, keys: list[str]) -> pa.Table:
         [
             [schema.SUCCESS] * count,
             pa.nulls(count, pa.string()),
+            pa.nulls(count, pa.string()),
             images,
             [len(image) for image in images],
             *([256] * count for _ in range(4)),
