@@ -27,11 +27,11 @@ TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 .PHONY: bootstrap round1 rounds test lint bench chaos bench-models proof models clean
 
 bootstrap: $(STAMP)
-	$(BIN)/python -m capfilt.demo.bootstrap --rows $(ROWS) --run $(RUN)
+	$(BIN)/python -m capfilt.simweb.demo --rows $(ROWS) --run $(RUN)
 
 # More rounds in the same folder go on from those that are there.
 rounds: $(STAMP)
-	$(BIN)/python -m capfilt.demo.rounds --rounds $(ROUNDS) --out $(ROUNDS_OUT)
+	$(BIN)/python -m pipelines.experiments.rounds --rounds $(ROUNDS) --out $(ROUNDS_OUT)
 
 round1: ROUNDS = 1
 round1: rounds
@@ -45,20 +45,20 @@ lint: $(STAMP)
 	$(BIN)/mypy capfilt pipelines examples tests
 
 bench: $(STAMP)
-	$(BIN)/python -m capfilt.bench $(BENCH)
+	$(BIN)/python -m tests.benchmarks $(BENCH)
 
 chaos: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m tests.chaos --kills $(KILLS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.e2e.chaos --kills $(KILLS)
 
 # JUICER=path/to/python of an environment with py-data-juicer 1.6.1 puts it into the table.
 bench-models: $(STAMP)
-	$(BIN)/python -m capfilt.bench.models $(if $(JUICER),--data-juicer $(JUICER)) $(BENCH)
+	$(BIN)/python -m tests.benchmarks.models $(if $(JUICER),--data-juicer $(JUICER)) $(BENCH)
 
 proof: $(STAMP)
-	$(BIN)/python -m capfilt.demo.proof --run $(PROOF)
+	$(BIN)/python -m pipelines.experiments.proof --run $(PROOF)
 
 models: $(STAMP)
-	$(BIN)/python -m capfilt.demo.train --out runs/models
+	$(BIN)/python -m pipelines.experiments.train --out runs/models
 
 # Where there is no NVIDIA GPU the CPU build of torch is wanted, which is a tenth of the size: from
 # wherever pip already looks, else from PyTorch's own index, else (macOS) the only build there is.

@@ -1,5 +1,5 @@
 """`python -m capfilt` is `capfilt`."""
 
-from capfilt.cli import main
+from capfilt.cli.app import main
 
 main()

@@ -3,9 +3,9 @@
 import sys
 from pathlib import Path
 
-from capfilt import commands
+from capfilt.commands import verbs as commands
 from capfilt.inputs import InputSpec
-from capfilt.options import RoundOptions
+from capfilt.recipe.options import RoundOptions
 from capfilt.report.progress import progress
 
 

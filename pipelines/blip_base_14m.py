@@ -9,14 +9,14 @@ Known differences from the paper: it starts its image encoder from ImageNet weig
 model from BERT's, here both begin anew (or give --init); the learning rate decays by a cosine.
 """
 
-from capfilt.checkpoints import resolve_model
+from capfilt.models.checkpoints import resolve_model
 from capfilt.models.recipe import Lengths, Nucleus
-from capfilt.round import Matching, Round
+from capfilt.recipe.round import Matching, Round
 from capfilt.rounds import PairFolder, Rounds, TrainPlan
 from capfilt.stages.caption import Caption
 from capfilt.stages.download import Download, Resize
-from capfilt.stages.select import Select
-from capfilt.train.augment import Augment
+from capfilt.stages.policies.blip import Select
+from capfilt.train.data.augment import Augment
 from capfilt.train.recipe import FineTuneCaptioner, FineTuneFilter, Pretrain
 
 CAPTIONER = "Salesforce/blip-image-captioning-base"

@@ -4,12 +4,12 @@ The checkpoints come from the hub, or from its cache with HF_HUB_OFFLINE=1; a fo
 Figures of decoding and filtering are those of the paper and its repository (arXiv 2201.12086).
 """
 
-from capfilt.checkpoints import resolve_model
+from capfilt.models.checkpoints import resolve_model
 from capfilt.models.recipe import Lengths, Nucleus
-from capfilt.round import Matching, Round
+from capfilt.recipe.round import Matching, Round
 from capfilt.stages.caption import Caption
 from capfilt.stages.download import Download, Resize
-from capfilt.stages.select import Select
+from capfilt.stages.policies.blip import Select
 
 ROUND = Round(
     fetch=Download(

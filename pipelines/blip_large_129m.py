@@ -9,15 +9,15 @@ Known differences from the paper, besides those of blip_base_14m.py: it sees a f
 epoch and all of the rest; here as many samples are drawn, from all pairs alike.
 """
 
-from capfilt.checkpoints import resolve_model
+from capfilt.models.checkpoints import resolve_model
 from capfilt.models.recipe import Lengths, Nucleus
-from capfilt.round import Matching, Round
+from capfilt.recipe.round import Matching, Round
 from capfilt.rounds import PairFolder, Rounds, TrainPlan
 from capfilt.stages.caption import Caption
-from capfilt.stages.dedup import Dedup
+from capfilt.stages.dedup.barrier import Dedup
 from capfilt.stages.download import Download, Resize
-from capfilt.stages.select import Select
-from capfilt.train.augment import Augment
+from capfilt.stages.policies.blip import Select
+from capfilt.train.data.augment import Augment
 from capfilt.train.recipe import FineTuneCaptioner, FineTuneFilter, Pretrain
 
 CAPTIONER = "Salesforce/blip-image-captioning-large"

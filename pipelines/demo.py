@@ -1,12 +1,12 @@
 """The round of the embedded models, spelt out: copy this file and change what you need."""
 
-from capfilt.checkpoints import resolve_model
+from capfilt.models.checkpoints import resolve_model
 from capfilt.models.recipe import Lengths, Nucleus
-from capfilt.round import Matching, Round
+from capfilt.recipe.round import Matching, Round
 from capfilt.stages.caption import Caption
-from capfilt.stages.dedup import Dedup
+from capfilt.stages.dedup.barrier import Dedup
 from capfilt.stages.download import Download, Resize
-from capfilt.stages.select import Select
+from capfilt.stages.policies.blip import Select
 
 ROUND = Round(
     fetch=Download(resize=Resize(image_size=256), allow_private_hosts=False),

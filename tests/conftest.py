@@ -12,7 +12,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 @pytest.fixture(scope="session")
 def tiny_pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """Folders of a random captioner and a random matcher of a few thousand parameters."""
-    from tests.tiny import save_pair
+    from tests.models.tiny import save_pair
 
     return save_pair(tmp_path_factory.mktemp("tiny"))
 

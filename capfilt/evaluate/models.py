@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from capfilt.checkpoints import resolve_model
 from capfilt.errors import InputError
 from capfilt.evaluate.captions import CaptionScores, caption_scores, has_words
 from capfilt.evaluate.judging import Judgement, Stream, judge, streams_of
 from capfilt.evaluate.pairs import Pairs
 from capfilt.evaluate.retrieval import Floats, Recalls, recalls, reranked
-from capfilt.images import Framing, UndecodableImage, load_rgb
-from capfilt.models.kinds import ModelKind, model_kind
+from capfilt.models.checkpoints import resolve_model
+from capfilt.models.families import ModelKind, model_kind
+from capfilt.models.pixels import Framing, UndecodableImage, load_rgb
 from capfilt.models.protocols import Pixels, framing_of
 from capfilt.models.recipe import Beam, Lengths, Precision
 

@@ -20,7 +20,7 @@ from capfilt.export.config import ExportConfig, Provenance, hugging_face_metadat
 from capfilt.export.instructions import drawn
 from capfilt.export.packing import FilePlan, pack
 from capfilt.export.rows import span_rows
-from capfilt.publish import Publisher
+from capfilt.ledger.publish import Publisher
 from capfilt.stage import ColumnReader
 
 MANIFEST: Final = "manifest.json"

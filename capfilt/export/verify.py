@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from capfilt.errors import DamageError
 from capfilt.export.config import COLUMNS, INSTRUCTED
 from capfilt.export.dataset import MANIFEST, load_manifest
-from capfilt.publish import TMP_DIR
+from capfilt.ledger.publish import TMP_DIR
 
 
 @dataclass(frozen=True, slots=True)

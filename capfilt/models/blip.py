@@ -19,16 +19,16 @@ from torch.nn.functional import normalize, scaled_dot_product_attention
 from transformers import BlipForConditionalGeneration, BlipForImageTextRetrieval
 
 from capfilt.errors import ModelError
-from capfilt.models.decoder import Decoder
-from capfilt.models.dense import Dense
-from capfilt.models.loading import Normaliser, load_checkpoint, load_tokenizer
-from capfilt.models.noise import uniforms
+from capfilt.models.compute.decoder import Decoder
+from capfilt.models.compute.loading import Normaliser, load_checkpoint, load_tokenizer
+from capfilt.models.compute.packed_linear import Dense
+from capfilt.models.compute.text import ImageKeys, TextTower
+from capfilt.models.compute.tiles import Tiled, TileSizes, fixed_compute, tiles
+from capfilt.models.compute.uniforms import uniforms
+from capfilt.models.compute.vision import VisionTower
+from capfilt.models.filter_text import normalise_for_filter
 from capfilt.models.protocols import Pixels
 from capfilt.models.recipe import Beam, Lengths, ModelRef, Nucleus, Precision
-from capfilt.models.text import ImageKeys, TextTower
-from capfilt.models.tiles import Tiled, TileSizes, fixed_compute, tiles
-from capfilt.models.vision import VisionTower
-from capfilt.texts import normalise_for_filter
 
 # Texts are padded to the first of these that holds them: a text's own length decides, so its
 # compute shape is its own. 35 is the paper's limit.

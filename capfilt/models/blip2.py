@@ -18,14 +18,14 @@ from transformers import (
 )
 
 from capfilt.errors import ModelError
-from capfilt.models.language import Prompt, ends, sample, search
-from capfilt.models.loading import Normaliser, load_checkpoint, load_tokenizer
-from capfilt.models.noise import uniforms
-from capfilt.models.padded import Bucket, ImageMemo, States, padded_buckets
+from capfilt.models.compute.buckets import Bucket, ImageMemo, States, padded_buckets
+from capfilt.models.compute.language import Prompt, ends, sample, search
+from capfilt.models.compute.loading import Normaliser, load_checkpoint, load_tokenizer
+from capfilt.models.compute.tiles import Tiled, TileSizes, fixed_compute, tiles
+from capfilt.models.compute.uniforms import uniforms
+from capfilt.models.filter_text import normalise_for_filter
 from capfilt.models.protocols import Pixels
 from capfilt.models.recipe import Beam, Lengths, ModelRef, Nucleus, Precision
-from capfilt.models.tiles import Tiled, TileSizes, fixed_compute, tiles
-from capfilt.texts import normalise_for_filter
 
 # 32 tokens were the limit in training (the authors' code, `max_txt_len`).
 TEXT_LENGTHS: Final = (8, 12, 16, 24, 32)

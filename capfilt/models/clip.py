@@ -11,12 +11,17 @@ from transformers import CLIPModel
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from capfilt.errors import ModelError
-from capfilt.images import Framing
-from capfilt.models.loading import Normaliser, Preprocessing, load_checkpoint, load_tokenizer
-from capfilt.models.padded import Bucket, ImageMemo, States, padded_buckets
+from capfilt.models.compute.buckets import Bucket, ImageMemo, States, padded_buckets
+from capfilt.models.compute.loading import (
+    Normaliser,
+    Preprocessing,
+    load_checkpoint,
+    load_tokenizer,
+)
+from capfilt.models.compute.tiles import Tiled, TileSizes, fixed_compute
+from capfilt.models.pixels import Framing
 from capfilt.models.protocols import Pixels
 from capfilt.models.recipe import ModelRef, Precision
-from capfilt.models.tiles import Tiled, TileSizes, fixed_compute
 
 _TEXT_LENGTHS: Final = (12, 20, 32, 48)  # and the model's own limit, 77
 

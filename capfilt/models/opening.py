@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from capfilt.models.kinds import ModelKind, model_kind
+from capfilt.models.families import ModelKind, model_kind
 from capfilt.models.protocols import Captioner, Matcher
 from capfilt.models.recipe import Beam, Lengths, ModelRef, Nucleus, Precision
 

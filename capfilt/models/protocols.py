@@ -6,7 +6,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
-from capfilt.images import Framing
+from capfilt.models.pixels import Framing
 
 Pixels = npt.NDArray[np.uint8]  # (side, side, 3) RGB, as `images.load_rgb` gives them
 

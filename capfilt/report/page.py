@@ -12,7 +12,7 @@ from typing import Final
 
 from PIL import Image
 
-from capfilt.publish import Publisher
+from capfilt.ledger.publish import Publisher
 from capfilt.report.funnel import Funnel
 from capfilt.report.samples import Sample, draw_samples
 from capfilt.stage import ColumnReader

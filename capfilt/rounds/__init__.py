@@ -5,6 +5,6 @@ loop is a list of steps in one folder; see `steps`.
 """
 
 from capfilt.rounds.config import Rounds
-from capfilt.train.planned import PairFolder, TrainPlan
+from capfilt.train.plan import PairFolder, TrainPlan
 
 __all__ = ["PairFolder", "Rounds", "TrainPlan"]

@@ -6,17 +6,17 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from capfilt.engine import choose_devices
+from capfilt.engine.passes import choose_devices
 from capfilt.errors import InputError, ModelError
 from capfilt.evaluate.pairs import load_pairs
 from capfilt.inputs import InputSpec, open_input
-from capfilt.ledger import Ledger
+from capfilt.ledger.ledger import Ledger
+from capfilt.ledger.source import SourceManifest, peek
 from capfilt.rounds.config import Rounds
 from capfilt.rounds.steps import RUN, Facts, Place, Step, steps_of
-from capfilt.source import SourceManifest, peek
-from capfilt.train.index import open_stream
+from capfilt.train.data.index import open_stream
 from capfilt.train.options import check_fits, config_of
-from capfilt.train.planned import PairFolder, mixture
+from capfilt.train.plan import PairFolder, mixture
 from capfilt.train.start import start_of
 
 

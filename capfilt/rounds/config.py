@@ -6,11 +6,11 @@ from typing import Final, Literal
 
 from capfilt.errors import InputError
 from capfilt.models.recipe import ModelRef
-from capfilt.options import run_pipeline
-from capfilt.round import Round
-from capfilt.stages.dedup import Dedup
-from capfilt.stages.raw import RawWeb
-from capfilt.train.planned import PairFolder, TrainPlan
+from capfilt.recipe.options import run_pipeline
+from capfilt.recipe.round import Round
+from capfilt.stages.dedup.barrier import Dedup
+from capfilt.stages.policies.raw import RawWeb
+from capfilt.train.plan import PairFolder, TrainPlan
 
 # Stands for a model that an earlier step trains.
 UNTRAINED: Final = ModelRef(digest="", name="trained by the round before", path="")

@@ -4,17 +4,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from capfilt.checkpoints import resolve_model
-from capfilt.cost import compute_rate, estimate
-from capfilt.ledger import Ledger
+from capfilt.engine.cost import compute_rate, estimate
+from capfilt.ledger.ledger import Ledger
+from capfilt.models.checkpoints import resolve_model
 from capfilt.models.recipe import ModelRef
-from capfilt.round import Round, plan_round
+from capfilt.recipe.round import Round, plan_round
 from capfilt.rounds.checks import Checked
 from capfilt.rounds.result import models_of
 from capfilt.rounds.steps import OUTCOMES, RUN, Cleaned, Step
 from capfilt.train.cost import seconds_a_step, step_flops
 from capfilt.train.options import config_of
-from capfilt.train.planned import TrainPlan
+from capfilt.train.plan import TrainPlan
 from capfilt.train.process import Fitted
 
 State = Literal["done", "begun", "missing"]

@@ -6,12 +6,12 @@ from typing import Literal
 
 from capfilt.errors import InputError
 from capfilt.models.recipe import Precision
-from capfilt.options import RoundOptions, changed_round, default_round
+from capfilt.recipe.options import RoundOptions, changed_round, default_round
 from capfilt.rounds.config import Rounds, load_rounds
-from capfilt.train.augment import KEEPS_COLOUR, Augment
-from capfilt.train.data import weighted
+from capfilt.train.data.augment import KEEPS_COLOUR, Augment
+from capfilt.train.data.mixture import weighted
 from capfilt.train.options import option_or
-from capfilt.train.planned import PairFolder, TrainPlan
+from capfilt.train.plan import PairFolder, TrainPlan
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from capfilt.publish import Publisher, explained
+from capfilt.ledger.publish import Publisher, explained
 from capfilt.rounds.steps import Cleaned, Place, Scored, Step
 from capfilt.train.process import Fitted
 

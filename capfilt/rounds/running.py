@@ -5,18 +5,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from capfilt import commands
-from capfilt.checkpoints import resolve_model
+from capfilt.commands import verbs as commands
+from capfilt.engine.finish import Finished
 from capfilt.errors import DamageError, InputError
-from capfilt.finish import Finished
 from capfilt.inputs import open_input
+from capfilt.models.checkpoints import resolve_model
+from capfilt.recipe.round import Round
 from capfilt.report.progress import Bars
-from capfilt.round import Round
 from capfilt.rounds.checks import Checked, Given, check, samples_of
 from capfilt.rounds.config import Rounds
 from capfilt.rounds.result import RoundsResult, models_of, summary, write_summary
 from capfilt.rounds.steps import OUTCOMES, RUN, Cleaned, Outcome, Scored, Step
-from capfilt.train.planned import PairFolder, TrainPlan
+from capfilt.train.plan import PairFolder, TrainPlan
 from capfilt.train.process import Fitted, TrainJob, run_job
 
 MODEL = "model"  # a training's folder of results

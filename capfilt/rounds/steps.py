@@ -16,11 +16,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar
 
-from capfilt.configs import from_plain, to_plain
 from capfilt.errors import DamageError, InputError
 from capfilt.fingerprint import fingerprint
-from capfilt.publish import Publisher
-from capfilt.round import Round
+from capfilt.ledger.publish import Publisher
+from capfilt.plain import from_plain, to_plain
+from capfilt.recipe.round import Round
 from capfilt.rounds.config import UNTRAINED, Rounds
 from capfilt.train.process import Fitted
 

@@ -14,7 +14,7 @@ from capfilt.fingerprint import NOT_IDENTITY
 from capfilt.models.protocols import Captioner, framing_of
 from capfilt.models.recipe import Beam, Lengths, ModelRef, Nucleus, Precision
 from capfilt.stage import Resource, Transform
-from capfilt.stages.decoded import ImageTransform, decode_rows, rows_for, threads_for
+from capfilt.stages.decoding import ImageTransform, decode_rows, rows_for, threads_for
 
 DEFAULT_PROMPT = "a picture of "
 

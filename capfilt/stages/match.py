@@ -19,7 +19,7 @@ from capfilt.fingerprint import NOT_IDENTITY
 from capfilt.models.protocols import Matcher, Pixels, framing_of
 from capfilt.models.recipe import ModelRef, Precision
 from capfilt.stage import Resource, Transform
-from capfilt.stages.decoded import ImageTransform, decode_rows, rows_for, threads_for
+from capfilt.stages.decoding import ImageTransform, decode_rows, rows_for, threads_for
 
 
 @dataclass(frozen=True)

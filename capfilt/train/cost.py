@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 from typing import Any, Final
 
-from capfilt.cost import token_flops, vision_flops
+from capfilt.engine.cost import token_flops, vision_flops
 from capfilt.train.options import AnyRecipe
 from capfilt.train.recipe import FineTuneCaptioner, FineTuneFilter
 

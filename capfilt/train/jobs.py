@@ -8,12 +8,18 @@ from typing import Any
 import torch
 from torch import nn
 
-from capfilt.train.batch import Batch, normalised
-from capfilt.train.med import Med
-from capfilt.train.momentum import Momentum
-from capfilt.train.objective import Pairs, before_step, caption_loss, filter_losses, step_generator
+from capfilt.train.data.batch import Batch, normalised
+from capfilt.train.data.tokens import Special, caption_texts, filter_texts, pair_ids, prompt_tokens
+from capfilt.train.model.med import Med
+from capfilt.train.model.momentum import Momentum
+from capfilt.train.model.objective import (
+    Pairs,
+    before_step,
+    caption_loss,
+    filter_losses,
+    step_generator,
+)
 from capfilt.train.recipe import FineTuneCaptioner, FineTuneFilter, Itc, Itm, Lm, Pretrain
-from capfilt.train.tokens import Special, caption_texts, filter_texts, pair_ids, prompt_tokens
 
 Recipe = Pretrain | FineTuneCaptioner | FineTuneFilter
 Losses = dict[str, torch.Tensor]

@@ -19,12 +19,12 @@ from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from capfilt.errors import DamageError, InputError
+from capfilt.ledger.publish import Publisher
 from capfilt.models.recipe import Precision
-from capfilt.publish import Publisher
-from capfilt.train.batch import Batch
-from capfilt.train.draws import rng_of
+from capfilt.train.data.batch import Batch
+from capfilt.train.data.randomness import rng_of
+from capfilt.train.data.reader import Cursor, Reader
 from capfilt.train.jobs import At, Job
-from capfilt.train.reader import Cursor, Reader
 
 _KEPT: Final = 2
 _METRICS: Final = "metrics.jsonl"

@@ -8,8 +8,8 @@ from typing import Any, Literal, TypeVar
 
 from capfilt.errors import InputError
 from capfilt.models.recipe import Precision
-from capfilt.train.augment import KEEPS_COLOUR, Augment
-from capfilt.train.data import Mixture, Stream, weighted
+from capfilt.train.data.augment import KEEPS_COLOUR, Augment
+from capfilt.train.data.mixture import Mixture, Stream, weighted
 from capfilt.train.recipe import FineTuneCaptioner, FineTuneFilter, Optim, Pretrain
 
 T = TypeVar("T")

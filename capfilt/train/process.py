@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from capfilt.configs import from_plain, to_plain
 from capfilt.errors import (
     CapfiltError,
     DamageError,
@@ -29,11 +28,12 @@ from capfilt.errors import (
     StorageError,
     WorkerError,
 )
-from capfilt.publish import explained
+from capfilt.ledger.publish import explained
+from capfilt.plain import from_plain, to_plain
 from capfilt.report.progress import Told, of_training
-from capfilt.train.planned import PairFolder, TrainPlan, mixture
+from capfilt.train.data.reader import Reader, Reading
+from capfilt.train.plan import PairFolder, TrainPlan, mixture
 from capfilt.train.ranks import local_rank, rank
-from capfilt.train.reader import Reader, Reading
 from capfilt.train.start import start_of
 
 Say = Callable[[str], None]
@@ -168,7 +168,7 @@ def _train(job: TrainJob) -> Fitted:
     from transformers.utils.logging import disable_progress_bar
 
     from capfilt.train.loop import Looping, Metrics
-    from capfilt.train.run import Training, train
+    from capfilt.train.training import Training, train
 
     disable_progress_bar()  # of writing weights: the steps have one already
     device = job.devices[place % len(job.devices)]

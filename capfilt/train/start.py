@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
-from capfilt.checkpoints import resolve_model
 from capfilt.errors import ModelError
-from capfilt.models.kinds import Role
+from capfilt.models.checkpoints import resolve_model
+from capfilt.models.families import Role
 
 _ROLES: Final[tuple[Role, ...]] = ("captioner", "matcher")
 

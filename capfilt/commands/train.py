@@ -1,0 +1,74 @@
+"""What `capfilt train` does."""
+
+import contextlib
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, get_args
+
+from capfilt.engine.passes import choose_devices
+from capfilt.errors import InputError
+from capfilt.report.progress import Bars, of_training
+from capfilt.train.ranks import local_rank, rank
+
+if TYPE_CHECKING:
+    from capfilt.train.training import Trained
+
+
+def train(
+    kind: str, given: dict[str, Any], progress: Bars, say: Callable[[str], None]
+) -> "Trained":
+    """Run a training, or go on with it; `given` are the command line's options by name.
+
+    Raises:
+        InputError: options or data that cannot be used.
+    """
+    from capfilt.train.data.reader import Reader, Reading
+    from capfilt.train.loop import Looping
+    from capfilt.train.options import Kind, TrainOptions, augment_of, mixture_of, recipe_of
+    from capfilt.train.process import alone
+    from capfilt.train.start import lacking, start_of
+    from capfilt.train.training import Training
+    from capfilt.train.training import train as trained
+
+    if kind not in get_args(Kind):
+        raise InputError(f"there is no training {kind!r}")
+    device = _own(choose_devices(given.pop("device")))
+    data = tuple(given.pop("data"))
+    options = TrainOptions(kind=kind, data=data, device=device, **given)  # type: ignore[arg-type]  # checked above
+    if kind == "captioner" and options.queue_size is not None:
+        raise InputError("--queue-size is nothing to a captioner, which has no ITC")
+    name, fresh = _start(options.like, options.init)
+    start = start_of(name, fresh=fresh)
+    for part in lacking(start, options.kind) if rank() == 0 else ():
+        say(
+            f"{name} has no {part}: what only a {part} has begins at random; a checkpoint that "
+            "`capfilt train pretrain` left has both"
+        )
+    mixture = mixture_of(options)
+    samples = Reader(mixture, Reading(batch_size=1, side=1)).epoch_samples
+    recipe = recipe_of(options, samples, start.folder)
+    training = Training(
+        recipe=recipe,
+        start=start,
+        mixture=mixture,
+        augment=augment_of(options),
+        looping=Looping(options.out, options.every, options.precision, options.device),
+        workers=options.workers,
+        recompute=options.recompute,
+    )
+    one = alone(options.out, say) if rank() == 0 else contextlib.nullcontext()
+    with one, progress(f"train {kind}", recipe.optim.steps, unit="step") as told:
+        return trained(training, of_training(told))
+
+
+def _start(like: str | None, init: str | None) -> tuple[str, bool]:
+    if (like is None) == (init is None):
+        raise InputError(
+            "give --like CHECKPOINT (fresh weights of its architecture) or --init MODEL (go on "
+            "from its weights), one of the two"
+        )
+    return (like, True) if like is not None else (str(init), False)
+
+
+def _own(devices: tuple[str, ...]) -> str:
+    """Return the device of this process: torchrun numbers the processes of a machine."""
+    return devices[local_rank() % len(devices)]

@@ -1,0 +1,388 @@
+"""What the verbs of the command line do. Each returns a result that renders itself."""
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from capfilt.engine import attempts as retries
+from capfilt.engine import passes as engine
+from capfilt.engine.finish import Finished, finish
+from capfilt.engine.garbage import Garbage, find_garbage, remove
+from capfilt.engine.passes import Progress, Resources
+from capfilt.engine.plan import Plan, RunReader
+from capfilt.engine.status import StageStatus, plain_status, stage_status
+from capfilt.engine.verify import Problem, verify_ledger
+from capfilt.errors import InputError
+from capfilt.inputs import Input, InputSpec, open_input
+from capfilt.ledger.ledger import Ledger
+from capfilt.ledger.source import SourceManifest, cut, load_manifest, peek, rows_of
+from capfilt.models.recipe import Precision
+from capfilt.recipe.options import RoundOptions, build_round, export_with, warnings_of, with_options
+from capfilt.recipe.round import Round, latest_round, plan_round, record_round, recorded_rounds
+from capfilt.report.funnel import Funnel, count_funnel
+from capfilt.stages.policies.blip import Origins
+
+if TYPE_CHECKING:
+    from capfilt.evaluate.models import Evaluation
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What the user lets a command use; None and `auto` are found out."""
+
+    workers: int | None = None
+    device: str = "auto"
+    rank: int = 0
+    world_size: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Waits:
+    """Seconds to wait for the web, where the user gives others than the round has."""
+
+    timeout: float | None = None
+    total_timeout: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """What a run came to: `finished` is None where other ranks still have shards to do."""
+
+    run_dir: str
+    finished: Finished | None
+
+    def text(self) -> str:
+        """Return what a person reads at the end."""
+        if self.finished is None:
+            return "This rank is done. When all ranks are, run once more without --rank."
+        return self.finished.text()
+
+    def plain(self) -> dict[str, Any]:  # JSON
+        """Return the result for machines."""
+        finished = None if self.finished is None else self.finished.plain()
+        return {"run": self.run_dir, "complete": self.finished is not None, "result": finished}
+
+
+def run(
+    spec: InputSpec, options: RoundOptions, out: Path, work: Work, progress: Progress, say: Say
+) -> RunResult:
+    """Check everything, cut the input, and advance the round as far as this rank can."""
+    data = open_input(spec)
+    return run_round(data, build_round(options), out, work, progress, say)
+
+
+def run_round(
+    data: Input, recipe: Round, out: Path, work: Work, progress: Progress, say: Say
+) -> RunResult:
+    """Run a round that is given as a recipe; see `run`."""
+    for warning in warnings_of(recipe):
+        say(f"warning: {warning}")
+    ledger = _writable(out)
+    say(f"input: {data.describe()}")
+    with progress("input", data.row_count_hint or 0) as told:
+        manifest = cut(data, ledger, recipe.shard_rows, told)
+    say(_input_line(manifest))
+    record_round(ledger, recipe, manifest.id)
+    return _advance(ledger, recipe, manifest, work, progress, say)
+
+
+def retry(
+    run_dir: Path, waits: Waits, fetch_only: bool, work: Work, progress: Progress, say: Say
+) -> RunResult:
+    """Add an attempt for what failed in passing, fetch it, and go on unless `fetch_only`."""
+    ledger = _existing(run_dir)
+    record, manifest = latest_round(ledger)
+    recipe = _with_waits(record.round, waits)
+    plan = plan_round(recipe, manifest, ledger)
+    fetch = plan.planned[0]
+    added = retries.add_attempts(ledger, plan.shards, fetch.id)
+    say(f"retry: {rows_of(added, ledger):,} rows failed in a way that can pass")
+    if fetch_only and added:
+        resources = _resources(recipe, work)
+        job_plan = plan_round(recipe, manifest, ledger)
+        engine.run_pass(job_plan, ledger, (job_plan.planned[0],), resources, progress)
+    if fetch_only:
+        return RunResult(str(run_dir), None)
+    return _advance(ledger, recipe, manifest, work, progress, say)
+
+
+@dataclass(frozen=True, slots=True)
+class Exporting:
+    """What is other in an export than in the run that it is of; None: nothing is."""
+
+    to: Path | None = None
+    threshold: float | None = None
+    origins: Origins | None = None
+    file_mb: int | None = None
+    instructions: str | None = None
+
+
+def export(run_dir: Path, how: Exporting, progress: Progress, say: Say) -> RunResult:
+    """Export a finished run again: elsewhere, by another threshold, in other file sizes."""
+    ledger = _existing(run_dir)
+    record, manifest = latest_round(ledger)
+    recipe = record.round
+    recipe = dataclasses.replace(
+        recipe,
+        select=with_options(recipe.select, threshold=how.threshold, origins=how.origins),
+        export=export_with(recipe.export, how.file_mb, how.instructions),
+    )
+    plan = plan_round(recipe, manifest, ledger)
+    unfinished = [p.stage.name for p in plan.planned[:-1] if plan.missing(ledger, p)]
+    if unfinished:
+        raise InputError(f"{run_dir} is not finished ({', '.join(unfinished)}); run it first")
+    if recipe != record.round:
+        record_round(ledger, recipe, manifest.id)
+    engine.advance(plan, ledger, Resources(), progress)
+    return RunResult(
+        str(run_dir), finish(RunReader(ledger, plan), recipe, manifest, how.to, progress, say)
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class StatusResult:
+    """How far every stage is."""
+
+    run_dir: str
+    described: str
+    stages: list[StageStatus]
+    exports: list[str]
+    funnel: Funnel | None
+
+    def text(self) -> str:
+        """Return a line a stage, and the funnel where the policy has decided every row."""
+        lines = [self.described, *(stage.line() for stage in self.stages)]
+        lines += [f"export: {path}" for path in self.exports]
+        return "\n".join([*lines, *(["", self.funnel.text()] if self.funnel else [])])
+
+    def plain(self) -> dict[str, Any]:  # JSON
+        """Return the result for machines."""
+        return {
+            "run": self.run_dir,
+            "input": self.described,
+            "stages": [plain_status(stage) for stage in self.stages],
+            "exports": self.exports,
+            "funnel": None if self.funnel is None else self.funnel.plain(),
+        }
+
+
+def status(run_dir: Path) -> StatusResult:
+    """Say how far the latest round of a run folder is."""
+    ledger = _existing(run_dir)
+    record, manifest = latest_round(ledger)
+    plan = plan_round(record.round, manifest, ledger)
+    stages = [stage_status(ledger, plan, planned) for planned in plan.planned]
+    exports = sorted(str(p.parent) for p in ledger.root.glob("export-*/manifest.json"))
+    decided = not plan.missing(ledger, plan.planned[-1])
+    funnel = count_funnel(RunReader(ledger, plan), manifest.rows) if decided else None
+    return StatusResult(str(run_dir), manifest.described, stages, exports, funnel)
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyResult:
+    """What is wrong in a run folder; nothing, where `problems` is empty."""
+
+    run_dir: str
+    problems: list[Problem] = field(default_factory=list)
+
+    def text(self) -> str:
+        """Return a line a problem."""
+        if not self.problems:
+            return f"{self.run_dir}: every file is whole and as it was written"
+        lines = [f"{p.kind}: {p.path}: {p.detail}" for p in self.problems]
+        return "\n".join([*lines, f"{len(lines)} problems"])
+
+    def plain(self) -> dict[str, Any]:  # JSON
+        """Return the result for machines."""
+        return {"run": self.run_dir, "problems": [asdict(p) for p in self.problems]}
+
+
+def verify(run_dir: Path, progress: Progress) -> VerifyResult:
+    """Read every file of the latest round again, and its exports."""
+    from capfilt.export import verify_export
+
+    ledger = _existing(run_dir)
+    record, manifest = latest_round(ledger)
+    plan = plan_round(record.round, manifest, ledger)
+    rows = rows_of(plan.shards, ledger) * (len(plan.planned) + 1)
+    with progress("verify", rows) as told:
+        problems = verify_ledger(ledger, plan, told)
+    for folder in sorted(ledger.root.glob("export-*")):
+        problems += [Problem(p.kind, p.path, p.detail) for p in verify_export(folder)]
+    return VerifyResult(str(run_dir), problems)
+
+
+@dataclass(frozen=True, slots=True)
+class GcResult:
+    """What is not needed, and whether it was removed."""
+
+    garbage: list[Garbage]
+    removed: bool
+
+    def text(self) -> str:
+        """Return a line a file or folder."""
+        total = sum(item.size for item in self.garbage)
+        lines = [f"{item.size:>14,} B  {item.path}  ({item.why})" for item in self.garbage]
+        done = "removed" if self.removed else "would be freed; give --yes to remove"
+        return "\n".join([*lines, f"{total:,} B {done}"])
+
+    def plain(self) -> dict[str, Any]:  # JSON
+        """Return the result for machines."""
+        items = [{"path": str(i.path), "bytes": i.size, "why": i.why} for i in self.garbage]
+        return {"removed": self.removed, "garbage": items}
+
+
+def gc(run_dir: Path, keep: int, yes: bool) -> GcResult:
+    """List what the latest `keep` rounds do not need; remove it where `yes`."""
+    from capfilt.engine.finish import export_name
+
+    ledger = _existing(run_dir)
+    latest_round(ledger)  # refuses a folder that is no run
+    plans: list[Plan] = []
+    exports: list[str] = []
+    for record in recorded_rounds(ledger)[-keep:]:
+        plan = plan_round(record.round, load_manifest(ledger, record.manifest_id), ledger)
+        plans.append(plan)
+        exports.append(export_name(plan, record.round))
+    garbage = find_garbage(ledger, plans, exports)
+    if yes:
+        remove(garbage)
+    return GcResult(garbage, yes)
+
+
+@dataclass(frozen=True, slots=True)
+class PlanResult:
+    """What a run would do: per stage the shards and rows that are missing."""
+
+    described: str
+    rows: int
+    lines: list[dict[str, Any]]  # JSON: stage id, shards and rows missing, estimated seconds
+
+    def text(self) -> str:
+        """Return a line a stage."""
+        lines = [f"{self.described}: {self.rows:,} rows"]
+        for entry in self.lines:
+            seconds = entry["estimated_seconds"]
+            cost = f"about {seconds:,.0f} s" if seconds is not None else "cost unknown yet"
+            lines.append(
+                f"{entry['stage']:<34} {entry['shards_missing']:>6,} of {entry['shards']:,} shards "
+                f"to do, {entry['rows_missing']:,} rows, {cost}"
+            )
+        return "\n".join(lines)
+
+    def plain(self) -> dict[str, Any]:  # JSON
+        """Return the result for machines."""
+        return {"input": self.described, "rows": self.rows, "stages": self.lines}
+
+
+def plan(spec: InputSpec, options: RoundOptions, out: Path) -> PlanResult:
+    """Say what a run would do, without writing anything."""
+    from capfilt.engine.cost import estimate
+
+    data = open_input(spec)
+    recipe = build_round(options)
+    ledger = Ledger(out)
+    manifest = peek(data, ledger, recipe.shard_rows)
+    planned = plan_round(recipe, manifest, ledger)
+    lines = [estimate(ledger, planned, entry) for entry in planned.planned]
+    return PlanResult(data.describe(), manifest.rows, lines)
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """What is evaluated: models, and which of the data they are judged by."""
+
+    captioner: str | None
+    matcher: str | None
+    truth_col: str | None
+    limit: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Judging:
+    """How it is evaluated."""
+
+    top: int
+    threshold: float
+    precision: Precision
+    device: str
+
+
+def evaluate(data: str, what: Judged, how: Judging, progress: Progress) -> "Evaluation":
+    """Judge models on image-text pairs."""
+    from capfilt.evaluate.models import Settings
+    from capfilt.evaluate.models import evaluate as evaluated
+    from capfilt.evaluate.pairs import load_pairs
+
+    models = [name for name in (what.captioner, what.matcher) if name is not None]
+    settings = Settings(
+        top=how.top,
+        threshold=how.threshold,
+        precision=how.precision,
+        device=engine.choose_devices(how.device)[0],
+    )
+    pairs = load_pairs(data, what.truth_col, what.limit)
+    with progress("evaluate", len(pairs.images) * len(models)) as told:
+        return evaluated(pairs, what.captioner, what.matcher, settings, told)
+
+
+def _advance(
+    ledger: Ledger,
+    recipe: Round,
+    manifest: SourceManifest,
+    work: Work,
+    progress: Progress,
+    say: Say,
+) -> RunResult:
+    plan_ = plan_round(recipe, manifest, ledger)
+    resources = _resources(recipe, work)
+    if engine.check_models(plan_, ledger):
+        hint = engine.precision_hint(recipe.models, recipe.precisions, resources.devices)
+        if hint is not None:
+            say(hint)
+    if not engine.advance(plan_, ledger, resources, progress):
+        return RunResult(str(ledger.root), None)
+    done = finish(RunReader(ledger, plan_), recipe, manifest, None, progress, say)
+    return RunResult(str(ledger.root), done)
+
+
+def _resources(recipe: Round, work: Work) -> Resources:
+    devices = engine.choose_devices(work.device)
+    workers = engine.choose_workers(work.workers, recipe.models, devices)
+    host_workers = engine.choose_host_workers(work.workers)
+    return Resources(workers, host_workers, devices, work.rank, work.world_size)
+
+
+def _writable(out: Path) -> Ledger:
+    """Return the ledger of a run folder that can be written, cleared of what the dead left."""
+    if out.exists() and not out.is_dir():
+        raise InputError(f"--run {out} is a file; give a folder")
+    ledger = Ledger(out)
+    with ledger.publisher.scratch_dir():
+        pass  # raises a StorageError that says why, before any work
+    remove([Garbage(path, 0, "left by a process that died") for path in ledger.sweep()])
+    return ledger
+
+
+def _existing(run_dir: Path) -> Ledger:
+    if not run_dir.is_dir():
+        raise InputError(f"there is no run folder {run_dir}; `capfilt run` makes one")
+    return Ledger(run_dir)
+
+
+def _with_waits(recipe: Round, waits: Waits) -> Round:
+    given = {name: value for name, value in asdict(waits).items() if value is not None}
+    return dataclasses.replace(recipe, fetch=dataclasses.replace(recipe.fetch, **given))
+
+
+def _input_line(manifest: SourceManifest) -> str:
+    return (
+        f"input: {manifest.rows:,} rows in {len(manifest.shards):,} shards; "
+        f"{manifest.duplicate_urls:,} with an address that an earlier row has, "
+        f"{manifest.invalid_urls:,} without a usable one, "
+        f"{manifest.empty_captions:,} without a text (their images are captioned all the same)"
+    )

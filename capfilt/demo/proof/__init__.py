@@ -1,1 +1,0 @@
-"""The experiment: does CapFilt help here as the paper says? `python -m capfilt.demo.proof`."""

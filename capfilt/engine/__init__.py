@@ -1,0 +1,1 @@
+"""Running a plan to its end, and looking at how far it is."""

@@ -1,0 +1,323 @@
+"""Cutting an input into shards that are named by what they hold.
+
+A shard's name is `<first key>-<rows>-<digest of the rows>`, so a name alone tells whether the
+next rows of an input are that shard: cutting an input again, or an input to which rows were
+appended, finds the old shards and cuts new ones only from rows that are in none. Rows keep the
+input's order whichever way they are cut.
+"""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Final
+from urllib.parse import urlsplit
+
+import numpy as np
+import pyarrow as pa
+
+from capfilt import schema
+from capfilt.errors import DamageError, InputError
+from capfilt.fingerprint import fingerprint
+from capfilt.inputs import RAW, Input
+from capfilt.ledger.ledger import Ledger, Receipt
+
+STAGE: Final = "source-1"  # the number is raised when keys or columns change
+_MANIFESTS: Final = "inputs"
+_SEPARATOR: Final = b"\x00"
+
+
+@dataclass(frozen=True, slots=True)
+class SourceManifest:
+    """One input as it was cut: its shards in row order, and what the input itself said."""
+
+    described: str
+    shards: tuple[str, ...]
+    rows: int
+    duplicate_urls: int
+    invalid_urls: int
+    empty_captions: int
+
+    @property
+    def id(self) -> str:
+        """Identify the input by its rows in order; the way it was stored does not matter."""
+        return fingerprint(self.shards)
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    key: str
+    url: str | None
+    caption: str | None
+    image_ref: str | None
+    source_status: str
+    source_error: str | None
+    attempt: int = 0
+
+    def digest(self) -> bytes:
+        parts = (self.key, self.url, self.caption, self.image_ref, self.source_status)
+        joined = _SEPARATOR.join(_bytes(part) for part in (*parts, self.source_error))
+        return hashlib.blake2b(joined, digest_size=16).digest()
+
+
+def cut(
+    data: Input, ledger: Ledger, shard_rows: int, progress: Callable[[int], None] = lambda _: None
+) -> SourceManifest:
+    """Cut `data` into shards of `shard_rows` rows (the last may be shorter) and publish them.
+
+    Rows with an address that an earlier row has are kept with the status `duplicate_url`; rows
+    without a usable address with `invalid_url`. `progress` is told rows as they are cut.
+
+    Raises:
+        InputError: the input has no rows, or `shard_rows` is not positive.
+    """
+
+    there = ledger.shards(STAGE)
+
+    def publish(name: str, rows: list[_Row]) -> None:
+        if name not in there:
+            ledger.commit(Receipt(STAGE, name, len(rows)), _table(rows))
+        progress(len(rows))
+
+    manifest = _walk(data, ledger, shard_rows, publish)
+    save_manifest(ledger, manifest)
+    return manifest
+
+
+def peek(data: Input, ledger: Ledger, shard_rows: int) -> SourceManifest:
+    """Return what `cut` would, without writing anything."""
+    return _walk(data, ledger, shard_rows, lambda _name, _rows: None)
+
+
+def _walk(
+    data: Input, ledger: Ledger, shard_rows: int, visit: Callable[[str, "list[_Row]"], None]
+) -> SourceManifest:
+    if shard_rows < 1:
+        raise InputError(f"shards of {shard_rows} rows are not possible; give at least 1")
+    known = _Known.of(ledger.shards(STAGE))
+    tally = _Tally()
+    shards: list[str] = []
+    for rows in _slices(_rows(data), known, shard_rows):
+        name = shard_name(rows)
+        visit(name, rows)
+        shards.append(name)
+        tally.add(rows)
+    if not shards:
+        raise InputError(f"{data.describe()} has no rows; give an input with at least one")
+    return SourceManifest(data.describe(), tuple(shards), **dataclasses.asdict(tally))
+
+
+def shard_name(rows: "list[_Row]") -> str:
+    """Return `<first 8 digits of the first key>-<rows>-<16 digits of all rows>`."""
+    digest = hashlib.blake2b(b"".join(row.digest() for row in rows), digest_size=8).hexdigest()
+    return f"{rows[0].key[:8]}-{len(rows)}-{digest}"
+
+
+def rows_of(shards: Iterable[str], ledger: Ledger) -> int:
+    """Return how many rows these shards have; the name of an input's shard says it."""
+    total = 0
+    for shard in shards:
+        named = "~" not in shard  # an attempt's shard is named after the shard that it repeats
+        total += int(shard.split("-")[1]) if named else ledger.receipt(STAGE, shard).rows
+    return total
+
+
+def save_manifest(ledger: Ledger, manifest: SourceManifest) -> None:
+    """Publish `inputs/<id>.json`; a second writer of the same input changes nothing."""
+    text = json.dumps(dataclasses.asdict(manifest), indent=1)
+    ledger.publisher.publish_bytes(f"{_MANIFESTS}/{manifest.id}.json", text.encode("utf-8"))
+
+
+def load_manifest(ledger: Ledger, manifest_id: str) -> SourceManifest:
+    """Read `inputs/<id>.json`.
+
+    Raises:
+        DamageError: it is missing or unreadable.
+    """
+    path = ledger.root / _MANIFESTS / f"{manifest_id}.json"
+    try:
+        fields = json.loads(path.read_text(encoding="utf-8"))
+        return SourceManifest(**{**fields, "shards": tuple(fields["shards"])})
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise DamageError(f"{path} cannot be read ({error}); run with the input again") from error
+
+
+@dataclass(slots=True)
+class _Tally:
+    rows: int = 0
+    duplicate_urls: int = 0
+    invalid_urls: int = 0
+    empty_captions: int = 0
+
+    def add(self, rows: list[_Row]) -> None:
+        self.rows += len(rows)
+        self.duplicate_urls += sum(row.source_status == schema.DUPLICATE_URL for row in rows)
+        self.invalid_urls += sum(row.source_status == schema.INVALID_URL for row in rows)
+        self.empty_captions += sum(not (row.caption or "").strip() for row in rows)
+
+
+# --- naming rows
+
+
+def _rows(data: Input) -> Iterator[_Row]:
+    """Yield the rows of `data` with their keys and what the input says of each."""
+    addresses = _Repeats(_repeated(data, _address))
+    names = _Repeats(_repeated(data, _name))
+    for block in data.rows():
+        columns = (block.column(name).to_pylist() for name in RAW.names)
+        for url, caption, image_ref, input_error in zip(*columns, strict=True):
+            again = addresses.count(_address(url, caption, image_ref)) > 0
+            name = _name(url, caption, image_ref)
+            status, reason = _source_status(url, image_ref, input_error, again)
+            key = _key(name, names.count(name))
+            yield _Row(key, url, caption, image_ref, status, reason)
+
+
+def _key(name: str, occurrence: int) -> str:
+    """Return the sample key: unique in an input, and the same wherever the row stands in it."""
+    text = _SEPARATOR.join((_bytes(name), b"%d" % occurrence))
+    return hashlib.blake2b(text, digest_size=16).hexdigest()
+
+
+def _source_status(
+    url: str | None, image_ref: str | None, error: str | None, again: bool
+) -> tuple[str, str | None]:
+    if error is not None:
+        return schema.INVALID_URL, error
+    if image_ref is None and (fault := _url_fault(url)):
+        return schema.INVALID_URL, fault
+    if again:
+        return schema.DUPLICATE_URL, "an earlier row has the same address"
+    return schema.SOURCE_OK, None
+
+
+def _url_fault(url: str | None) -> str | None:
+    """Say what is wrong with a web address, or None. Only http and https are ever followed."""
+    if not url or not url.strip():
+        return "no address"
+    try:
+        parts = urlsplit(url.strip())
+        host = parts.hostname
+    except ValueError as error:
+        return f"not an address: {error}"
+    if parts.scheme.lower() not in {"http", "https"}:
+        return f"scheme {parts.scheme[:20]!r} is not http or https"
+    return None if host else "address without a host"
+
+
+def _address(url: str | None, caption: str | None, image_ref: str | None) -> str:
+    """Return what makes two rows the same: the address, or a local image with its caption."""
+    return (url or "").strip() if image_ref is None else f"{image_ref}\x00{caption or ''}"
+
+
+def _name(url: str | None, caption: str | None, image_ref: str | None) -> str:
+    """Return what a key is made of. Where a local image lies is no part of it."""
+    return f"{image_ref if url is None else url}\x00{'0' if caption is None else '1' + caption}"
+
+
+class _Repeats:
+    """Counts how often a text came before, of those texts that come more than once."""
+
+    def __init__(self, repeated: set[int]) -> None:
+        self._repeated = repeated
+        self._seen: dict[str, int] = {}
+
+    def count(self, text: str) -> int:
+        """Return how many times `text` was asked for before."""
+        if _short_hash(text) not in self._repeated:
+            return 0
+        before = self._seen.get(text, 0)
+        self._seen[text] = before + 1
+        return before
+
+
+def _repeated(
+    data: Input, text_of: Callable[[str | None, str | None, str | None], str]
+) -> set[int]:
+    """Return short hashes of texts that more than one row has: 8 bytes a row, not the text.
+
+    A collision only adds a candidate; `_Repeats` compares the texts themselves.
+    """
+    blocks = [np.empty(0, np.uint64)]
+    for block in data.rows():
+        columns = (block.column(name).to_pylist() for name in ("url", "caption", "image_ref"))
+        hashes = (_short_hash(text_of(*row)) for row in zip(*columns, strict=True))
+        blocks.append(np.fromiter(hashes, np.uint64, block.num_rows))
+    values = np.sort(np.concatenate(blocks))
+    return set(np.unique(values[1:][values[1:] == values[:-1]]).tolist())
+
+
+def _short_hash(text: str) -> int:
+    return int.from_bytes(hashlib.blake2b(_bytes(text), digest_size=8).digest(), "little")
+
+
+def _bytes(text: str | None) -> bytes:
+    return b"\xff" if text is None else text.encode("utf-8", "surrogatepass")
+
+
+def _table(rows: list[_Row]) -> pa.Table:
+    columns = [[getattr(row, name) for row in rows] for name in schema.SOURCE.names]
+    return pa.table(columns, schema=schema.SOURCE)
+
+
+# --- finding the shards that are there already
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """The shards of a run, by the first key of each: (rows, name), longest first."""
+
+    names: frozenset[str]
+    starts: dict[str, list[int]]
+
+    @classmethod
+    def of(cls, names: set[str]) -> "_Known":
+        starts: dict[str, set[int]] = {}
+        for name in names:
+            first, _, rest = name.partition("-")
+            rows = rest.partition("-")[0]
+            if rows.isdigit() and "~" not in name:  # an attempt's shard begins no input
+                starts.setdefault(first, set()).add(int(rows))
+        longest_first = {first: sorted(rows, reverse=True) for first, rows in starts.items()}
+        return cls(frozenset(names), longest_first)
+
+    def at(self, ahead: list[_Row]) -> int:
+        """Return how many of the rows `ahead` are a known shard; 0 where none begins here."""
+        for rows in self.starts.get(ahead[0].key[:8], ()):
+            if rows <= len(ahead) and shard_name(ahead[:rows]) in self.names:
+                return rows
+        return 0
+
+    @property
+    def longest(self) -> int:
+        return max((rows[0] for rows in self.starts.values()), default=0)
+
+
+def _slices(rows: Iterator[_Row], known: _Known, shard_rows: int) -> Iterator[list[_Row]]:
+    """Cut rows: where a known shard begins, take it; elsewhere `shard_rows` at the most."""
+    reach = max(known.longest, shard_rows)
+    ahead: list[_Row] = []
+    fresh: list[_Row] = []
+    exhausted = False
+    while True:
+        while not exhausted and len(ahead) < reach:
+            row = next(rows, None)
+            exhausted = row is None
+            if row is not None:
+                ahead.append(row)
+        if not ahead:
+            break
+        if length := known.at(ahead):
+            if fresh:
+                yield fresh
+                fresh = []
+            yield ahead[:length]
+            del ahead[:length]
+            continue
+        fresh.append(ahead.pop(0))
+        if len(fresh) == shard_rows:
+            yield fresh
+            fresh = []
+    if fresh:
+        yield fresh

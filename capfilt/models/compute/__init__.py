@@ -1,0 +1,1 @@
+"""The forward pass: fixed shapes, attention, decoding, sampling noise."""

@@ -1,0 +1,94 @@
+"""Texts in tiles of a fixed shape, and what is kept of images between the stages of a pass."""
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+
+from capfilt.models.compute.tiles import tiles
+from capfilt.models.protocols import Pixels
+
+_KEPT: Final = 64  # images whose states are kept between the stages of a pass
+
+# What a model computes of an image, on a tile: tensors whose first dimension are the images.
+States = tuple[torch.Tensor, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Bucket:
+    """A tile of texts of one padded length.
+
+    `places` are (image, number of the text) of the `real` ones; `ids` and `mask` (1 where a token
+    is, 0 where padding) are (tile, length).
+    """
+
+    places: list[tuple[int, int]]
+    real: int
+    ids: torch.Tensor
+    mask: torch.Tensor
+
+
+def padded_buckets(
+    texts: Sequence[Sequence[str]],
+    encode: Callable[[list[str]], list[list[int]]],
+    lengths: Sequence[int],
+    size: int,
+    device: str,
+) -> list[Bucket]:
+    """Tokenise, and group by padded length; empty texts are left out.
+
+    A text is padded to the first of `lengths` that holds it, so its compute shape is its own;
+    `encode` must give at most the last of them.
+    """
+    scored = [(i, n, text) for i, own in enumerate(texts) for n, text in enumerate(own) if text]
+    if not scored:
+        return []
+    groups: dict[int, list[tuple[tuple[int, int], list[int]]]] = {}
+    for (image, number, _), ids in zip(scored, encode([t for *_, t in scored]), strict=True):
+        length = next(n for n in lengths if n >= len(ids))
+        groups.setdefault(length, []).append(((image, number), ids))
+    return [
+        _bucket(tile, real, length, device)
+        for length, group in groups.items()
+        for tile, real in tiles(group, size)
+    ]
+
+
+def _bucket(
+    tile: list[tuple[tuple[int, int], list[int]]], real: int, length: int, device: str
+) -> Bucket:
+    # What stands in a masked place is never looked at; 0 is a token of every vocabulary.
+    ids = [[*own, *[0] * (length - len(own))] for _, own in tile]
+    mask = [[1] * len(own) + [0] * (length - len(own)) for _, own in tile]
+    return Bucket(
+        [place for place, _ in tile],
+        real,
+        torch.tensor(ids, device=device),
+        torch.tensor(mask, device=device),
+    )
+
+
+class ImageMemo:
+    """The states of images, computed once for the stages that look at the same images in turn.
+
+    `images.load_rgb` hands out one shared array an image, so the array is the key; holding it
+    keeps its id from being given to another.
+    """
+
+    def __init__(self, encode: Callable[[list[Pixels]], States]) -> None:
+        self._encode = encode
+        self._states: OrderedDict[int, tuple[Pixels, States]] = OrderedDict()
+
+    def of(self, images: Sequence[Pixels], tile: int) -> list[States]:
+        """Return the states of each image, encoding those that are not at hand in tiles."""
+        fresh = {id(image): image for image in images if id(image) not in self._states}
+        for rows, real in tiles(list(fresh.values()), tile):
+            encoded = self._encode(rows)
+            for place, image in enumerate(rows[:real]):
+                self._states[id(image)] = (image, tuple(part[place] for part in encoded))
+        found = [self._states[id(image)][1] for image in images]
+        while len(self._states) > _KEPT:
+            self._states.popitem(last=False)
+        return found

@@ -1,0 +1,1 @@
+"""Near-duplicate images: their hashes, the search, and which copy wins."""

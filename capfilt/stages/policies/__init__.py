@@ -1,0 +1,1 @@
+"""Which texts are kept: policies over stored scores."""

@@ -1,0 +1,1 @@
+"""Image-text pairs on their way into a training step."""

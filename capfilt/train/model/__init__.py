@@ -1,0 +1,1 @@
+"""MED, its momentum copy and its losses."""

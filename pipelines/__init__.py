@@ -1,0 +1,1 @@
+"""Round definitions to copy and edit, and the experiments."""

@@ -1,0 +1,1 @@
+"""The experiments behind the figures in docs/, and the training of the embedded models."""

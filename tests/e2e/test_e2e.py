@@ -1,0 +1,219 @@
+"""Whole rounds by the command line: real processes, a real server, real kills."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from capfilt.errors import DamageError
+from capfilt.ledger import source
+from capfilt.ledger.ledger import Ledger
+from capfilt.simweb.corruption import Noise
+from capfilt.simweb.faults import Fault
+from capfilt.simweb.server import WebServer
+from capfilt.simweb.web import SimulatedWeb, write_web
+
+pytestmark = pytest.mark.slow
+ROWS = 120
+SEED = 11
+# Faults that answer alike at every request: what comes out may then depend on nothing else.
+STEADY = Noise(faults=tuple(f for f in Noise().faults if f[0] is not Fault.FLAKY))
+
+
+class Round:
+    """One web, and the command line over it."""
+
+    def __init__(self, folder: Path, server: WebServer) -> None:
+        self.folder, self.server = folder, server
+        self.urls = write_web(folder, ROWS, SEED, server.base_url, STEADY).urls
+
+    def command(self, run: str, *options: str, urls: Path | None = None) -> list[str]:
+        fixed = ["--run", str(self.folder / run), "--allow-private-hosts", "--json", "--quiet"]
+        sizes = ["--shard-rows", "20", "--timeout", "3", "--total-timeout", "5"]
+        given = ["--threshold", "0.3", *options]
+        return [
+            sys.executable,
+            "-m",
+            "capfilt",
+            "run",
+            str(urls or self.urls),
+            *fixed,
+            *sizes,
+            *given,
+        ]
+
+    def run(self, run: str, *options: str, urls: Path | None = None) -> dict[str, object]:
+        done = subprocess.run(
+            self.command(run, *options, urls=urls), capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        result: dict[str, object] = json.loads(done.stdout)["result"]
+        return result
+
+    def files(self, run: str) -> dict[str, set[str]]:
+        ledger = Ledger(self.folder / run)
+        found: dict[str, set[str]] = {}
+        for stage in ledger.stages():
+            found.setdefault(stage.split("-")[0], set()).update(
+                f"{stage}/{shard}" for shard in ledger.shards(stage)
+            )
+        return found
+
+    def new_files(self, run: str, before: dict[str, set[str]]) -> dict[str, int]:
+        after = self.files(run)
+        added = {name: len(files - before.get(name, set())) for name, files in after.items()}
+        return {name: count for name, count in added.items() if count}
+
+
+@pytest.fixture(scope="module")
+def rounds(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Round]:
+    with WebServer(SimulatedWeb(seed=SEED, noise=STEADY)) as server:
+        yield Round(tmp_path_factory.mktemp("e2e"), server)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(rounds: Round) -> dict[str, object]:
+    return rounds.run("undisturbed", "--workers", "1")
+
+
+def test_the_funnel_adds_up_and_every_row_is_in_the_books(
+    rounds: Round, undisturbed: dict[str, object]
+) -> None:
+    funnel = undisturbed["funnel"]
+    assert isinstance(funnel, dict)
+    assert sum(funnel["reasons"].values()) == funnel["rows"] == ROWS
+    assert int(str(undisturbed["rows"])) > 0
+    ledger = Ledger(rounds.folder / "undisturbed")
+    for stage in ledger.stages():
+        assert sum(ledger.check(stage, shard).rows for shard in ledger.shards(stage)) == ROWS
+
+
+def test_again_does_nothing(rounds: Round, undisturbed: dict[str, object]) -> None:
+    before, hits = rounds.files("undisturbed"), rounds.server.hits
+    assert rounds.run("undisturbed", "--workers", "2") == undisturbed
+    assert rounds.new_files("undisturbed", before) == {}
+    assert rounds.server.hits == hits
+
+
+def test_a_new_threshold_runs_no_model_and_no_download(
+    rounds: Round, undisturbed: dict[str, object]
+) -> None:
+    before, hits = rounds.files("undisturbed"), rounds.server.hits
+    other = rounds.run("undisturbed", "--threshold", "0.9")
+    assert rounds.new_files("undisturbed", before) == {"select": ROWS // 20}
+    assert rounds.server.hits == hits
+    assert other["dataset"] != undisturbed["dataset"]
+
+
+def test_a_new_seed_redoes_what_depends_on_it(
+    rounds: Round, undisturbed: dict[str, object]
+) -> None:
+    before, hits = rounds.files("undisturbed"), rounds.server.hits
+    other = rounds.run("undisturbed", "--seed", "5")
+    redone = dict.fromkeys(["caption", "match_captions", "dedup", "select"], ROWS // 20)
+    assert rounds.new_files("undisturbed", before) == redone
+    assert rounds.server.hits == hits
+    assert other["digest"] != undisturbed["digest"]
+
+
+def test_workers_shards_and_races_change_nothing(
+    rounds: Round, undisturbed: dict[str, object]
+) -> None:
+    racers = [
+        subprocess.Popen(
+            rounds.command("race", "--workers", "1", "--shard-rows", size),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for size in ("20", "20", "20")
+    ]
+    for racer in racers:
+        out, err = racer.communicate()
+        assert racer.returncode == 0, err[-3000:]
+        assert json.loads(out)["result"]["digest"] == undisturbed["digest"]
+    cut = rounds.run("cut", "--workers", "2", "--shard-rows", "33")
+    assert cut["digest"] == undisturbed["digest"]
+
+
+def test_appended_rows_alone_are_processed(rounds: Round, undisturbed: dict[str, object]) -> None:
+    more = write_web(rounds.folder / "more", ROWS + 30, SEED, rounds.server.base_url, STEADY).urls
+    before = rounds.files("undisturbed")
+    rounds.run("undisturbed", urls=more)
+    added = rounds.new_files("undisturbed", before)
+    assert {added[name] for name in ("source", "download", "caption", "match_web")} == {2}
+
+
+def test_kills_lose_and_double_nothing(rounds: Round, undisturbed: dict[str, object]) -> None:
+    rng = random.Random(3)
+    ledger = Ledger(rounds.folder / "killed")
+    for number in range(6):
+        workers = str(1 + number % 2)
+        process = subprocess.Popen(
+            rounds.command("killed", "--workers", workers),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        time.sleep(rng.uniform(2.0, 8.0))
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        for stage in ledger.stages():
+            for shard in ledger.shards(stage):
+                ledger.check(stage, shard)  # raises where a torn file is visible
+    assert rounds.run("killed")["digest"] == undisturbed["digest"]
+    assert ledger.sweep() == []
+    verify = [sys.executable, "-m", "capfilt", "verify", str(ledger.root), "--quiet"]
+    assert subprocess.run(verify, capture_output=True, check=False).returncode == 0
+
+
+def test_damage_is_told_and_repaired_by_running_again(
+    rounds: Round, undisturbed: dict[str, object]
+) -> None:
+    rounds.run("damaged")
+    ledger = Ledger(rounds.folder / "damaged")
+    (stage,) = (name for name in ledger.stages() if name.startswith("match_web"))
+    shard = sorted(ledger.shards(stage))[0]
+    path = ledger.path(stage, shard)
+    path.write_bytes(path.read_bytes()[:-9])
+    verify = [sys.executable, "-m", "capfilt", "verify", str(ledger.root), "--json", "--quiet"]
+    done = subprocess.run(verify, capture_output=True, text=True, check=False)
+    assert done.returncode == 3
+    (problem,) = json.loads(done.stdout)["problems"]
+    assert (problem["kind"], problem["path"]) == ("damaged", str(path))
+    with pytest.raises(DamageError):
+        ledger.read(stage, shard)
+    path.unlink()
+    assert rounds.run("damaged")["digest"] == undisturbed["digest"]
+
+
+def test_retry_fetches_only_what_failed_in_passing(tmp_path: Path) -> None:
+    calm = Noise().scaled(0.0)
+    faults = {f"/img/{n:09d}.jpg": Fault.FLAKY for n in (3, 8)} | {
+        "/img/000000005.jpg": Fault.NOT_FOUND
+    }
+    with WebServer(SimulatedWeb(seed=2, noise=calm), faults=faults) as server:
+        urls = write_web(tmp_path, 20, 2, server.base_url, calm).urls
+        base = [sys.executable, "-m", "capfilt"]
+        run = [*base, "run", str(urls), "--run", str(tmp_path / "run"), "--allow-private-hosts"]
+        subprocess.run([*run, "--dedup", "none"], check=True, capture_output=True)
+        hits = server.hits
+        retry = [*base, "retry", str(tmp_path / "run"), "--json", "--quiet"]
+        done = subprocess.run(retry, check=True, capture_output=True, text=True)
+        fetched = server.hits - hits
+        assert fetched == {"/img/000000003.jpg": 1, "/img/000000008.jpg": 1}
+        funnel = json.loads(done.stdout)["result"]["funnel"]
+        assert sum(funnel["reasons"].values()) == funnel["rows"] == 20
+        assert funnel["reasons"]["failed_to_download"] == 1
+        hits = server.hits
+        subprocess.run(retry, check=True, capture_output=True)
+        assert server.hits == hits
+    ledger = Ledger(tmp_path / "run")
+    assert sorted(ledger.shards(source.STAGE))[-1].count("~") <= 1

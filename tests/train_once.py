@@ -1,9 +1,0 @@
-"""The training of test_training.py as a process: python -m tests.train_once DATA OUT."""
-
-import sys
-from pathlib import Path
-
-from tests.test_training import run, training
-
-if __name__ == "__main__":
-    run(training(Path(sys.argv[1]), Path(sys.argv[2])))

@@ -1,0 +1,26 @@
+from pathlib import Path
+
+from capfilt.engine.passes import precision_hint
+from capfilt.models.compute.packed_linear import fast_bf16_cpu
+from capfilt.models.recipe import ModelRef
+
+
+def model(folder: Path, size: int) -> ModelRef:
+    folder.mkdir()
+    with (folder / "model.safetensors").open("wb") as file:
+        file.truncate(size)
+    return ModelRef("digest", folder.name, str(folder))
+
+
+def test_large_models_at_full_precision_get_a_hint_where_half_is_fast(tmp_path: Path) -> None:
+    small, large = model(tmp_path / "small", 10**6), model(tmp_path / "large", 10**9)
+    told = precision_hint((small, large), ("fp32", "bf16"), ("cuda:0",))
+    assert told is not None
+    assert "--precision bf16" in told
+    assert precision_hint((small, large), ("bf16", "bf16"), ("cuda:0",)) is None
+    assert precision_hint((small, small), ("fp32", "fp32"), ("cuda:0",)) is None
+
+
+def test_a_processor_gets_one_only_if_it_has_bf16_units(tmp_path: Path) -> None:
+    told = precision_hint((model(tmp_path / "large", 10**9),), ("fp32",), ("cpu",))
+    assert (told is not None) == fast_bf16_cpu()
