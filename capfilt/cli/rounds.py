@@ -93,8 +93,8 @@ def rounds(
     Without --captioner and --matcher, round 0 trains the first models on the web's pairs as they
     are. The same command again goes on; with a larger N it adds rounds.
     """
-    from capfilt.commands import rounds as commands_rounds
     from capfilt.inputs import InputSpec
+    from capfilt.rounds import verbs
     from capfilt.rounds.checks import Given
 
     spec = InputSpec(
@@ -104,10 +104,10 @@ def rounds(
     with errors():
         options = _options(ctx)
         if plan:
-            show(commands_rounds.plan_rounds(options, given), as_json)
+            show(verbs.plan_rounds(options, given), as_json)
             return
         told = (lambda _: None) if quiet else say
-        show(commands_rounds.rounds(options, given, progress_bar(quiet), told), as_json)
+        show(verbs.rounds(options, given, progress_bar(quiet), told), as_json)
 
 
 def _options(ctx: typer.Context) -> Any:  # RoundsOptions, which is imported late

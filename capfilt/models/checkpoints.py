@@ -10,6 +10,7 @@ from capfilt.models.families import Role, model_kind
 from capfilt.models.recipe import ModelRef
 
 EMBEDDED: Final = "embedded"
+EMBEDDED_FOLDER: Final = Path(__file__).parent / "embedded"  # has a folder for each role
 # Files that a model is made of; anything else in the folder (a README, other frameworks' weights)
 # changes no result.
 _PARTS: Final = ("*.json", "*.safetensors", "*.txt", "*.model")
@@ -64,7 +65,7 @@ def _vision_digests(ref: ModelRef) -> dict[str, str]:
 
 def _folder_of(name: str, role: Role, revision: str | None) -> Path:
     if name == EMBEDDED:
-        return Path(__file__).parent / "demo" / "models" / role
+        return EMBEDDED_FOLDER / role
     if Path(name).is_dir():
         given = Path(name).resolve()
         # What `capfilt train` leaves has a folder of each.

@@ -19,6 +19,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from capfilt.evaluate.judging import roc_auc
+from capfilt.models.checkpoints import EMBEDDED_FOLDER
 from capfilt.models.filter_text import normalise_for_filter
 from capfilt.simweb.corruption import AltText, Noise
 from capfilt.simweb.grammar import facts_true
@@ -27,7 +28,7 @@ from capfilt.simweb.render import to_jpeg
 from capfilt.simweb.scenes import Scene, sample_scene
 from capfilt.simweb.web import web_row
 
-MODELS: Final = Path(__file__).parent / "models"
+MODELS: Final = EMBEDDED_FOLDER
 HELD_OUT: Final = 900_001  # the web that is judged; training draws other seeds
 PROMPT: Final = "a picture of "
 _REENCODED: Final = 95  # the quality that img2dataset writes by default

@@ -12,11 +12,11 @@ import sys
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from capfilt.commands import rounds as commands_rounds
 from capfilt.errors import CapfiltError
 from capfilt.inputs import InputSpec
 from capfilt.recipe.options import RoundOptions
 from capfilt.report.progress import of_training, progress
+from capfilt.rounds import verbs
 from capfilt.rounds.checks import Given
 from capfilt.rounds.options import RoundsOptions
 from capfilt.rounds.result import RoundsResult
@@ -122,7 +122,7 @@ def _rounds(
         precision="bf16",
         every=100,
     )
-    return commands_rounds.rounds(
+    return verbs.rounds(
         options,
         Given(InputSpec((str(files.urls),)), out, str(held_out), device="cpu"),
         progress,

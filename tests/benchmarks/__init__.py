@@ -1,1 +1,1 @@
-"""Benchmarks: `python -m tests.benchmarks` of the pipeline, `tests.benchmarks.models` of the models."""
+"""Benchmarks of the pipeline (`python -m tests.benchmarks`) and of the models (`….models`)."""

@@ -27,9 +27,9 @@ from urllib.parse import urlsplit
 
 import pyarrow.parquet as pq
 
-from capfilt import simweb as demo
 from capfilt.ledger import source
 from capfilt.ledger.ledger import Ledger
+from capfilt.models.checkpoints import EMBEDDED_FOLDER
 from capfilt.simweb.corruption import Noise
 from capfilt.simweb.faults import Fault
 from capfilt.simweb.replies import MOVED
@@ -48,7 +48,7 @@ STAGES = (
     "dedup",
     "select",
 )
-MODELS = Path(demo.__file__).parent / "models"
+MODELS = EMBEDDED_FOLDER
 _POLL_S = 0.005
 
 

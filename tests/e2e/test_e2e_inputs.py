@@ -70,7 +70,7 @@ def test_the_output_of_img2dataset_is_not_fetched_again(
     tmp_path: Path, tiny_pair: tuple[Path, Path]
 ) -> None:
     command = [sys.executable, "-W", "ignore", "-m", "tests.inputs.run_img2dataset", str(tmp_path)]
-    subprocess.run(command, check=True, cwd=Path(__file__).parents[1])
+    subprocess.run(command, check=True, cwd=Path(__file__).parents[2])
     done = Round(tmp_path / "run", tiny_pair, tmp_path / "parquet", "--input-format", "img2dataset")
     fetched = [n for n in range(made.ROWS) if made.status(n) == "success"] * made.SHARDS
     statuses = done.column("download", "status")

@@ -26,7 +26,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Output folders of a real run of img2dataset, one for each format."""
     folder = tmp_path_factory.mktemp("img2dataset")
     command = [sys.executable, "-W", "ignore", "-m", "tests.inputs.run_img2dataset", str(folder)]
-    subprocess.run(command, check=True, cwd=Path(__file__).parents[1], timeout=120)
+    subprocess.run(command, check=True, cwd=Path(__file__).parents[2], timeout=120)
     return folder
 
 

@@ -1,9 +1,9 @@
 """The comparison of dedup methods counts right."""
 
+from capfilt.models.checkpoints import EMBEDDED_FOLDER as MODELS
 from capfilt.simweb.corruption import Noise
 from capfilt.simweb.web import web_row
 from pipelines.experiments.copies import measure
-from pipelines.experiments.quality import MODELS
 
 
 def test_methods_are_judged_against_the_truth_of_the_web() -> None:

@@ -17,10 +17,10 @@ from capfilt.errors import InputError
 from capfilt.evaluate.models import Settings, evaluate
 from capfilt.evaluate.pairs import load_pairs
 from capfilt.models.blip import BlipMatcher
+from capfilt.models.checkpoints import EMBEDDED_FOLDER as MODELS
 from capfilt.models.checkpoints import resolve_model
 from capfilt.simweb.falsehoods import rng_of
 from capfilt.simweb.grammar import corrupt, describe
-from pipelines.experiments.quality import MODELS
 from tests.stages.pictures import make_pictures
 
 CAPTIONER, MATCHER = str(MODELS / "captioner"), str(MODELS / "matcher")

@@ -96,7 +96,7 @@ class Sleeper:
 def test_workers_die_with_a_killed_parent(tmp_path: Path) -> None:
     script = tmp_path / "parent.py"
     script.write_text(_PARENT)
-    root = Path(__file__).parent.parent
+    root = Path(__file__).parents[2]
     parent = subprocess.Popen(
         [sys.executable, str(script), str(tmp_path)], env={**os.environ, "PYTHONPATH": str(root)}
     )

@@ -7,6 +7,7 @@ import pytest
 
 from capfilt.errors import InputError, ModelError
 from capfilt.export.instructions import INSTRUCTBLIP
+from capfilt.models.checkpoints import EMBEDDED_FOLDER as MODELS
 from capfilt.models.checkpoints import resolve_model
 from capfilt.models.recipe import Beam, Lengths, Nucleus
 from capfilt.recipe.options import (
@@ -19,7 +20,6 @@ from capfilt.recipe.options import (
 from capfilt.recipe.round import Round
 from capfilt.stages.dedup.barrier import Dedup
 from capfilt.stages.policies.blip import Select
-from pipelines.experiments.quality import MODELS
 
 PIPELINE = """
 import dataclasses

@@ -26,7 +26,7 @@ from capfilt.train.cost import seconds_a_step, step_flops
 from capfilt.train.process import Fitted, TrainJob, run_job
 from capfilt.train.recipe import FineTuneCaptioner, FineTuneFilter, Optim, Pretrain
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 LOOP = Rounds(default_round(), (PairFolder("human"),), 2, like="embedded")
 FACTS = Facts("input", "start", ("human",), "held-out")
 PIPELINES = sorted(path.name for path in (ROOT / "pipelines").glob("blip_*_*m.py"))

@@ -1,1 +1,1 @@
-"""The experiment: does CapFilt help here as the paper says? `python -m pipelines.experiments.proof`."""
+"""Does CapFilt help here as the paper says? `python -m pipelines.experiments.proof`."""
