@@ -15,7 +15,7 @@ def main(urls: str, run: str) -> None:
         InputSpec((urls,)),
         RoundOptions(num_captions=2, seed=1, allow_private_hosts=True, timeout=3.0),
         Path(run),
-        commands.Work(workers=1, device="cpu"),
+        commands.Hardware(workers=1, device="cpu"),
         progress,
         print,
     )

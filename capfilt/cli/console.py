@@ -4,12 +4,15 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
 from capfilt.errors import CapfiltError
 from capfilt.report.progress import Bars, progress
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="No progress")]
 
 
 def run_and_show(

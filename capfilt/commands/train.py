@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING
 
 from capfilt.engine.passes import choose_devices
 from capfilt.errors import InputError
@@ -10,32 +10,27 @@ from capfilt.report.progress import Bars, of_training
 from capfilt.train.ranks import local_rank, rank
 
 if TYPE_CHECKING:
+    from capfilt.train.options import TrainOptions
     from capfilt.train.training import Trained
 
 
-def train(
-    kind: str, given: dict[str, Any], progress: Bars, say: Callable[[str], None]
-) -> "Trained":
-    """Run a training, or go on with it; `given` are the command line's options by name.
+def train(options: "TrainOptions", progress: Bars, say: Callable[[str], None]) -> "Trained":
+    """Run a training, or go on with it.
 
     Raises:
         InputError: options or data that cannot be used.
     """
     from capfilt.train.data.reader import Reader, Reading
     from capfilt.train.loop import Looping
-    from capfilt.train.options import Kind, TrainOptions, augment_of, mixture_of, recipe_of
+    from capfilt.train.options import augment_of, mixture_of, recipe_of
     from capfilt.train.process import alone
     from capfilt.train.start import lacking, start_of
     from capfilt.train.training import Training
     from capfilt.train.training import train as trained
 
-    if kind not in get_args(Kind):
-        raise InputError(f"there is no training {kind!r}")
-    device = _own(choose_devices(given.pop("device")))
-    data = tuple(given.pop("data"))
-    options = TrainOptions(kind=kind, data=data, device=device, **given)  # type: ignore[arg-type]  # checked above
-    if kind == "captioner" and options.queue_size is not None:
-        raise InputError("--queue-size is nothing to a captioner, which has no ITC")
+    device = _own(choose_devices(options.device))
+    if options.kind == "captioner" and options.queue_size is not None:
+        raise InputError("--queue-size has no effect on a captioner, which has no ITC")
     name, fresh = _start(options.like, options.init)
     start = start_of(name, fresh=fresh)
     for part in lacking(start, options.kind) if rank() == 0 else ():
@@ -51,12 +46,12 @@ def train(
         start=start,
         mixture=mixture,
         augment=augment_of(options),
-        looping=Looping(options.out, options.every, options.precision, options.device),
+        looping=Looping(options.out, options.every, options.precision, device),
         workers=options.workers,
         recompute=options.recompute,
     )
     one = alone(options.out, say) if rank() == 0 else contextlib.nullcontext()
-    with one, progress(f"train {kind}", recipe.optim.steps, unit="step") as told:
+    with one, progress(f"train {options.kind}", recipe.optim.steps, unit="step") as told:
         return trained(training, of_training(told))
 
 

@@ -1,10 +1,10 @@
 """What the verbs of the command line do. Each returns a result that renders itself."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from capfilt.engine import attempts as retries
 from capfilt.engine import passes as engine
@@ -15,37 +15,36 @@ from capfilt.engine.plan import Plan, RunReader
 from capfilt.engine.status import StageStatus, plain_status, stage_status
 from capfilt.engine.verify import Problem, verify_ledger
 from capfilt.errors import InputError
+from capfilt.flags import replaced
 from capfilt.inputs import Input, InputSpec, open_input
 from capfilt.ledger.ledger import Ledger
 from capfilt.ledger.source import SourceManifest, cut, load_manifest, peek, rows_of
-from capfilt.models.recipe import Precision
-from capfilt.recipe.options import RoundOptions, build_round, export_with, warnings_of, with_options
+from capfilt.option import WORK, check_options, option
+from capfilt.recipe.options import RoundOptions, build_round, exported_with, warnings_of
 from capfilt.recipe.round import Round, latest_round, plan_round, record_round, recorded_rounds
 from capfilt.report.funnel import Funnel, count_funnel
-from capfilt.stages.policies.blip import Origins
-
-if TYPE_CHECKING:
-    from capfilt.evaluate.models import Evaluation
 
 Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
-    """What the user lets a command use; None and `auto` are found out."""
+class Hardware:
+    """What a command may use of this machine, and which job of an array it is."""
 
-    workers: int | None = None
-    device: str = "auto"
-    rank: int = 0
-    world_size: int = 1
+    workers: int | None = option(
+        None,
+        "Processes",
+        panel=WORK,
+        shown="as many as cores, or devices, and memory bear",
+        at_least=1,
+    )
+    device: str = option("auto", "auto, cpu, cuda, or some: cuda:0,cuda:2", panel=WORK)
+    rank: int = option(0, "Which job of a job array, counted from 0", panel=WORK, at_least=0)
+    world_size: int = option(1, "How many jobs the array has", panel=WORK, at_least=1)
 
-
-@dataclass(frozen=True, slots=True)
-class Waits:
-    """Seconds to wait for the web, where the user gives others than the round has."""
-
-    timeout: float | None = None
-    total_timeout: float | None = None
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        check_options(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,15 +67,20 @@ class RunResult:
 
 
 def run(
-    spec: InputSpec, options: RoundOptions, out: Path, work: Work, progress: Progress, say: Say
+    spec: InputSpec,
+    options: RoundOptions,
+    out: Path,
+    hardware: Hardware,
+    progress: Progress,
+    say: Say,
 ) -> RunResult:
     """Check everything, cut the input, and advance the round as far as this rank can."""
     data = open_input(spec)
-    return run_round(data, build_round(options), out, work, progress, say)
+    return run_round(data, build_round(options), out, hardware, progress, say)
 
 
 def run_round(
-    data: Input, recipe: Round, out: Path, work: Work, progress: Progress, say: Say
+    data: Input, recipe: Round, out: Path, hardware: Hardware, progress: Progress, say: Say
 ) -> RunResult:
     """Run a round that is given as a recipe; see `run`."""
     for warning in warnings_of(recipe):
@@ -87,50 +91,50 @@ def run_round(
         manifest = cut(data, ledger, recipe.shard_rows, told)
     say(_input_line(manifest))
     record_round(ledger, recipe, manifest.id)
-    return _advance(ledger, recipe, manifest, work, progress, say)
+    return _advance(ledger, recipe, manifest, hardware, progress, say)
 
 
 def retry(
-    run_dir: Path, waits: Waits, fetch_only: bool, work: Work, progress: Progress, say: Say
+    run_dir: Path,
+    waits: Mapping[str, object],
+    fetch_only: bool,
+    hardware: Hardware,
+    progress: Progress,
+    say: Say,
 ) -> RunResult:
     """Add an attempt for what failed in passing, fetch it, and go on unless `fetch_only`."""
     ledger = _existing(run_dir)
     record, manifest = latest_round(ledger)
-    recipe = _with_waits(record.round, waits)
+    recipe = dataclasses.replace(record.round, fetch=replaced(record.round.fetch, waits))
     plan = plan_round(recipe, manifest, ledger)
     fetch = plan.planned[0]
     added = retries.add_attempts(ledger, plan.shards, fetch.id)
     say(f"retry: {rows_of(added, ledger):,} rows failed in a way that can pass")
     if fetch_only and added:
-        resources = _resources(recipe, work)
+        resources = _resources(recipe, hardware)
         job_plan = plan_round(recipe, manifest, ledger)
         engine.run_pass(job_plan, ledger, (job_plan.planned[0],), resources, progress)
     if fetch_only:
         return RunResult(str(run_dir), None)
-    return _advance(ledger, recipe, manifest, work, progress, say)
+    return _advance(ledger, recipe, manifest, hardware, progress, say)
 
 
 @dataclass(frozen=True, slots=True)
 class Exporting:
-    """What is other in an export than in the run that it is of; None: nothing is."""
+    """Where an export goes (None: into the run folder), and the figures that differ from the run's.
+
+    `figures` are options of the policy and of the export by the names of their flags.
+    """
 
     to: Path | None = None
-    threshold: float | None = None
-    origins: Origins | None = None
-    file_mb: int | None = None
-    instructions: str | None = None
+    figures: Mapping[str, object] = field(default_factory=dict)
 
 
 def export(run_dir: Path, how: Exporting, progress: Progress, say: Say) -> RunResult:
     """Export a finished run again: elsewhere, by another threshold, in other file sizes."""
     ledger = _existing(run_dir)
     record, manifest = latest_round(ledger)
-    recipe = record.round
-    recipe = dataclasses.replace(
-        recipe,
-        select=with_options(recipe.select, threshold=how.threshold, origins=how.origins),
-        export=export_with(recipe.export, how.file_mb, how.instructions),
-    )
+    recipe = exported_with(record.round, how.figures)
     plan = plan_round(recipe, manifest, ledger)
     unfinished = [p.stage.name for p in plan.planned[:-1] if plan.missing(ledger, p)]
     if unfinished:
@@ -292,54 +296,16 @@ def plan(spec: InputSpec, options: RoundOptions, out: Path) -> PlanResult:
     return PlanResult(data.describe(), manifest.rows, lines)
 
 
-@dataclass(frozen=True, slots=True)
-class Judged:
-    """What is evaluated: models, and which of the data they are judged by."""
-
-    captioner: str | None
-    matcher: str | None
-    truth_col: str | None
-    limit: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class Judging:
-    """How it is evaluated."""
-
-    top: int
-    threshold: float
-    precision: Precision
-    device: str
-
-
-def evaluate(data: str, what: Judged, how: Judging, progress: Progress) -> "Evaluation":
-    """Judge models on image-text pairs."""
-    from capfilt.evaluate.models import Settings
-    from capfilt.evaluate.models import evaluate as evaluated
-    from capfilt.evaluate.pairs import load_pairs
-
-    models = [name for name in (what.captioner, what.matcher) if name is not None]
-    settings = Settings(
-        top=how.top,
-        threshold=how.threshold,
-        precision=how.precision,
-        device=engine.choose_devices(how.device)[0],
-    )
-    pairs = load_pairs(data, what.truth_col, what.limit)
-    with progress("evaluate", len(pairs.images) * len(models)) as told:
-        return evaluated(pairs, what.captioner, what.matcher, settings, told)
-
-
 def _advance(
     ledger: Ledger,
     recipe: Round,
     manifest: SourceManifest,
-    work: Work,
+    hardware: Hardware,
     progress: Progress,
     say: Say,
 ) -> RunResult:
     plan_ = plan_round(recipe, manifest, ledger)
-    resources = _resources(recipe, work)
+    resources = _resources(recipe, hardware)
     if engine.check_models(plan_, ledger):
         hint = engine.precision_hint(recipe.models, recipe.precisions, resources.devices)
         if hint is not None:
@@ -350,11 +316,11 @@ def _advance(
     return RunResult(str(ledger.root), done)
 
 
-def _resources(recipe: Round, work: Work) -> Resources:
-    devices = engine.choose_devices(work.device)
-    workers = engine.choose_workers(work.workers, recipe.models, devices)
-    host_workers = engine.choose_host_workers(work.workers)
-    return Resources(workers, host_workers, devices, work.rank, work.world_size)
+def _resources(recipe: Round, hardware: Hardware) -> Resources:
+    devices = engine.choose_devices(hardware.device)
+    workers = engine.choose_workers(hardware.workers, recipe.models, devices)
+    host_workers = engine.choose_host_workers(hardware.workers)
+    return Resources(workers, host_workers, devices, hardware.rank, hardware.world_size)
 
 
 def _writable(out: Path) -> Ledger:
@@ -372,11 +338,6 @@ def _existing(run_dir: Path) -> Ledger:
     if not run_dir.is_dir():
         raise InputError(f"there is no run folder {run_dir}; `capfilt run` makes one")
     return Ledger(run_dir)
-
-
-def _with_waits(recipe: Round, waits: Waits) -> Round:
-    given = {name: value for name, value in asdict(waits).items() if value is not None}
-    return dataclasses.replace(recipe, fetch=dataclasses.replace(recipe.fetch, **given))
 
 
 def _input_line(manifest: SourceManifest) -> str:

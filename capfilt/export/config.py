@@ -7,6 +7,7 @@ from typing import Final
 import pyarrow as pa
 
 from capfilt.errors import InputError
+from capfilt.option import POLICY, check_options, option
 
 # Columns of a run that the export reads.
 NARROW: Final = ("caption", "captions", "image_bytes", "keep_web", "keep_captions")
@@ -75,15 +76,28 @@ class ExportConfig:
     of them) and `text_output` (the text).
     """
 
-    target_bytes: int = 500_000_000
+    target_bytes: int = option(
+        500_000_000,
+        "Size of an exported file in MB",
+        flag="file_mb",
+        panel=POLICY,
+        shown="500",
+        at_least=1,
+    )
     row_group_rows: int = 500
     split: str = "train"
-    instructions: tuple[str, ...] = ()
+    instructions: tuple[str, ...] = option(
+        (),
+        "Columns text_input and text_output: 'instructblip', or a file with an instruction a line",
+        panel=POLICY,
+        given_as=str,
+    )
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        if self.target_bytes < 1 or self.row_group_rows < 1:
-            raise InputError("export sizes must be positive")
+        check_options(self)
+        if self.row_group_rows < 1:
+            raise InputError(f"row_group_rows is {self.row_group_rows}; it must be at least 1")
         if not self.split.isidentifier():
             raise InputError(f"split {self.split!r} must be a plain word such as train")
 

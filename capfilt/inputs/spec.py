@@ -7,6 +7,7 @@ from typing import Final, Literal
 import pyarrow as pa
 
 from capfilt.errors import InputError
+from capfilt.option import INPUT, option
 
 Kind = Literal["auto", "csv", "tsv", "jsonl", "parquet", "img2dataset", "webdataset", "images"]
 
@@ -44,15 +45,23 @@ class InputSpec:
     """
 
     paths: tuple[str, ...]  # files, folders (not searched recursively) or globs (** allowed)
-    kind: Kind = "auto"
-    url_col: str | None = None
-    caption_col: str | None = None
-    image_col: str | None = None  # kind `images`: the column of image names
-    # Kind `images`: where the names lead. None: `images/` beside the table, else its folder.
-    images_dir: str | None = None
-    encoding: str = "utf-8"  # of text tables; a byte-order mark is skipped
-    # Kind `img2dataset`: rows that it failed to fetch are downloaded instead of left failed.
-    download_missing: bool = False
+    kind: Kind = option("auto", "auto: by the file's name", flag="input_format", panel=INPUT)
+    url_col: str | None = option(
+        None, "Column of addresses", panel=INPUT, shown="url, image_url, … in any case"
+    )
+    caption_col: str | None = option(
+        None, "Column of texts", panel=INPUT, shown="caption, text, alt, … in any case"
+    )
+    image_col: str | None = option(
+        None, "images: column of image names", panel=INPUT, shown="image, file_name, …"
+    )
+    images_dir: str | None = option(
+        None, "images: where the names lead", panel=INPUT, shown="images/ beside the table"
+    )
+    encoding: str = option("utf-8", "Of text tables; a byte-order mark is skipped", panel=INPUT)
+    download_missing: bool = option(
+        False, "img2dataset: fetch what it failed to fetch, not leave it failed", panel=INPUT
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from typing import Literal
 
 from capfilt.errors import InputError
 from capfilt.fingerprint import NOT_IDENTITY
+from capfilt.option import DECODING, check_options, option
 
 Precision = Literal["fp32", "bf16"]
 
@@ -31,44 +32,49 @@ class Nucleus:
     with, since it was their library's default.
     """
 
-    top_p: float = 0.9
-    top_k: int = 50
-    temperature: float = 1.0
-    repetition_penalty: float = 1.1
+    label = "nucleus"
+
+    top_p: float = option(0.9, "Nucleus sampling", panel=DECODING, above=0, at_most=1)
+    top_k: int = option(50, "The likeliest tokens alone; 0 is off", panel=DECODING, at_least=0)
+    temperature: float = option(1.0, "Of the logits", panel=DECODING, above=0)
+    repetition_penalty: float = option(
+        1.1, "Divides the logits of tokens that stand already", panel=DECODING, above=0
+    )
 
     def __post_init__(self) -> None:
-        _check(0.0 < self.top_p <= 1.0, f"top_p is {self.top_p}; it must be in (0, 1]")
-        _check(self.top_k >= 0, f"top_k is {self.top_k}; it must be 0 (off) or more")
-        _check(self.temperature > 0.0, f"temperature is {self.temperature}; it must be above 0")
-        _check(self.repetition_penalty > 0.0, "repetition_penalty must be above 0")
+        check_options(self)
 
 
 @dataclass(frozen=True, slots=True)
 class Beam:
     """Beam search; the K best beams are the K captions. BLIP compares with 3 beams (Table 2)."""
 
-    num_beams: int = 3
-    repetition_penalty: float = 1.0
+    label = "beams"
+
+    num_beams: int = option(
+        3,
+        "Beam search with so many beams instead of nucleus sampling",
+        flag="beams",
+        panel=DECODING,
+        shown="",
+        at_least=1,
+    )
+    repetition_penalty: float = option(
+        1.0, "Divides the logits of tokens that stand already", panel=DECODING, above=0
+    )
 
     def __post_init__(self) -> None:
-        _check(self.num_beams >= 1, f"num_beams is {self.num_beams}; it must be at least 1")
-        _check(self.repetition_penalty > 0.0, "repetition_penalty must be above 0")
+        check_options(self)
 
 
 @dataclass(frozen=True, slots=True)
 class Lengths:
     """Caption lengths in tokens, the prompt and its start token included."""
 
-    min_length: int = 5
-    max_length: int = 20
+    min_length: int = option(5, "Tokens, the prompt included", panel=DECODING, at_least=0)
+    max_length: int = option(20, "Tokens, the prompt included", panel=DECODING, at_least=0)
 
     def __post_init__(self) -> None:
-        _check(
-            0 <= self.min_length <= self.max_length,
-            f"lengths {self.min_length} to {self.max_length} are not a range",
-        )
-
-
-def _check(holds: bool, message: str) -> None:
-    if not holds:
-        raise InputError(message)
+        check_options(self)
+        if self.min_length > self.max_length:
+            raise InputError(f"lengths {self.min_length} to {self.max_length} are not a range")

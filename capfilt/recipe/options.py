@@ -1,76 +1,72 @@
-"""From command-line options to a round: what is given overrides the pipeline's recipe."""
+"""From options to a round: what is given overrides the pipeline's recipe."""
 
 import dataclasses
 import importlib.util
-from collections.abc import Mapping
-from dataclasses import dataclass
+import typing
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Literal, TypeVar
+from typing import Any, Final
 
 from capfilt.errors import InputError
-from capfilt.export import ExportConfig
 from capfilt.export.instructions import load_instructions
+from capfilt.flags import Flag, check_names, flags_of, replaced
 from capfilt.models.checkpoints import EMBEDDED, resolve_model, share_weights
 from capfilt.models.families import ModelKind, model_kind
 from capfilt.models.recipe import Beam, Nucleus
+from capfilt.option import MODELS, POLICY
 from capfilt.recipe.round import Matching, Round, Scoring
 from capfilt.stages.caption import Caption
 from capfilt.stages.dedup.barrier import Dedup
-from capfilt.stages.download import Download
-from capfilt.stages.policies.blip import Origins
 from capfilt.stages.policies.presets import BasicFilter, Policy, PolicyName, preset
-from capfilt.stages.policies.texts import Score
 
-T = TypeVar("T")
-_OF_MODELS = (
-    *("captioner", "matcher", "scorer", "precision", "num_captions", "beams", "top_p", "top_k"),
-    *("temperature", "repetition_penalty", "min_length", "max_length", "prompt", "seed"),
-    "itm_token",
+# Flags that choose a recipe, and set no field of one.
+_PIPELINE: Final = Flag("pipeline", str, "A file with ROUND = Round(…), or a name of ours", MODELS)
+_POLICY: Final = Flag(
+    "policy", PolicyName, "Which texts are kept; raw asks no model [default: blip]", POLICY
 )
-DedupMethod = Literal["none", "sha256", "phash", "embedding", "both"]
+# From what a user gives to what the field holds.
+_READ: Final[dict[str, Callable[[Any], object]]] = {
+    "captioner": lambda name: resolve_model(name, "captioner"),
+    "matcher": lambda name: resolve_model(name, "matcher"),
+    "scorer": lambda name: resolve_model(name, "matcher"),
+    "file_mb": lambda megabytes: megabytes * 1_000_000,
+    "instructions": load_instructions,
+}
 
 
-@dataclass(frozen=True, slots=True)
-class RoundOptions:
-    """Options of `capfilt run`, each None where it was not given. See `capfilt run --help`."""
+def round_flags() -> dict[str, Flag]:
+    """Return every flag of a round, by name."""
+    return {flag.name: flag for flag in (_PIPELINE, _POLICY)} | flags_of(Round)
 
-    pipeline: str | None = None
-    captioner: str | None = None
-    matcher: str | None = None
-    num_captions: int | None = None
-    beams: int | None = None
-    top_p: float | None = None
-    top_k: int | None = None
-    temperature: float | None = None
-    repetition_penalty: float | None = None
-    min_length: int | None = None
-    max_length: int | None = None
-    prompt: str | None = None
-    seed: int | None = None
-    itm_token: Literal["enc", "cls"] | None = None
-    precision: Literal["fp32", "bf16"] | None = None
-    dedup: DedupMethod | None = None
-    dedup_radius: int | None = None
-    dedup_similarity: float | None = None
-    policy: PolicyName | None = None
-    scorer: str | None = None
-    score: Score | None = None
-    threshold: float | None = None
-    origins: Origins | None = None
-    fraction: float | None = None
-    keep_texts: int | None = None
-    image_size: int | None = None
-    resize_mode: str | None = None
-    min_image_size: int | None = None
-    max_aspect_ratio: float | None = None
-    allow_private_hosts: bool | None = None
-    timeout: float | None = None
-    total_timeout: float | None = None
-    threads: int | None = None
-    shard_rows: int | None = None
-    file_mb: int | None = None
-    instructions: str | None = None
+
+class RoundOptions(Mapping[str, object]):
+    """Options of a round by the names of their flags, as keywords: `RoundOptions(top_p=0.8)`.
+
+    None is an option that was not given. `capfilt run --help` lists them.
+
+    Raises:
+        InputError: there is no option of that name.
+    """
+
+    def __init__(self, **given: object) -> None:
+        check_names(given, round_flags())
+        self._given = {name: value for name, value in given.items() if value is not None}
+
+    @classmethod
+    def among(cls, given: Mapping[str, object]) -> "RoundOptions":
+        """Take those of these flags that a round has."""
+        names = round_flags()
+        return cls(**{name: value for name, value in given.items() if name in names})
+
+    def __getitem__(self, name: str) -> object:
+        return self._given[name]
+
+    def __iter__(self) -> Any:  # an iterator of names
+        return iter(self._given)
+
+    def __len__(self) -> int:
+        return len(self._given)
 
 
 def build_round(options: RoundOptions) -> Round:
@@ -79,56 +75,120 @@ def build_round(options: RoundOptions) -> Round:
     Raises:
         InputError: the pipeline file, a model or a value is unusable; it says which.
     """
-    base = load_pipeline(options.pipeline) if options.pipeline else default_round()
+    pipeline = options.get("pipeline")
+    base = load_pipeline(str(pipeline)) if pipeline else default_round()
     return changed_round(base, options)
 
 
-def changed_round(base: Round, options: RoundOptions) -> Round:
+def changed_round(base: Round, options: Mapping[str, object]) -> Round:
     """Return a round with what the options give changed, their pipeline aside; see above."""
-    changed = _changed(
+    raw = options.get("policy", base.select.label) == "raw"
+    if raw:
+        _check_raw(options)
+    given = {name: _READ.get(name, _same)(value) for name, value in options.items()}
+    changed = replaced(_chosen(base, given), given)
+    if raw:
+        return _without_embeddings(changed, options)
+    _check_policy(changed.select, options)
+    _check_scores(changed)
+    return changed
+
+
+def _same(value: object) -> object:
+    return value
+
+
+def _chosen(base: Round, given: Mapping[str, Any]) -> Round:  # by flag
+    """Return a round with the recipes that the flags choose, before their figures are set."""
+    caption = dataclasses.replace(base.caption, decoding=_decoding(base.caption.decoding, given))
+    select = preset(given["policy"]) if "policy" in given else base.select
+    scorer = base.scorer
+    if scorer is None and "scorer" in given:
+        scorer = Scoring(given["scorer"])
+    return dataclasses.replace(
         base,
-        caption=_caption(base.caption, options),
-        matching=_matching(base.matching, options),
-        fetch=_fetch(base, options),
-        scorer=_scorer(base.scorer, options),
-        select=_select(base.select, options),
-        export=export_with(base.export, options.file_mb, options.instructions),
-        shard_rows=options.shard_rows,
-    )
-    recipe = dataclasses.replace(changed, dedup=_dedup(base.dedup, options))
-    if recipe.raw:
-        return _raw(recipe, options)
-    _check_scores(recipe)
-    return recipe
-
-
-def export_with(base: ExportConfig, file_mb: int | None, instructions: str | None) -> ExportConfig:
-    """Return an export's configuration with what is given and not None changed.
-
-    Raises:
-        InputError: a size is out of its range, or the instructions cannot be read.
-    """
-    return _changed(
-        base,
-        target_bytes=None if file_mb is None else file_mb * 1_000_000,
-        instructions=load_instructions(instructions) if instructions else None,
+        caption=caption,
+        select=_one_cut(select, given),
+        scorer=scorer,
+        dedup=_dedup(base.dedup, given),
     )
 
 
-def _raw(recipe: Round, options: RoundOptions) -> Round:
-    """Return a round without models: what needs one is refused where it was asked for."""
-    given = [name for name in _OF_MODELS if getattr(options, name) is not None]
-    if given:
-        option = given[0].replace("_", "-")
-        raise InputError(f"--{option} is nothing to the policy 'raw', which asks no model")
+def _decoding(base: Nucleus | Beam, given: Mapping[str, Any]) -> Nucleus | Beam:
+    sampling = [name for name in ("top_p", "top_k", "temperature") if name in given]
+    if not given.get("beams"):
+        return Nucleus() if sampling and isinstance(base, Beam) else base
+    if sampling:
+        raise InputError(
+            f"--beams and --{sampling[0].replace('_', '-')} exclude each other: beam search draws "
+            "nothing"
+        )
+    return base if isinstance(base, Beam) else Beam()
+
+
+def _one_cut(policy: Policy, given: Mapping[str, Any]) -> Policy:
+    """Give a policy that has one cut of two the one that is given."""
+    if isinstance(policy, BasicFilter) and "threshold" in given:
+        return dataclasses.replace(policy, threshold=0.0, fraction=None)
+    if isinstance(policy, BasicFilter) and "fraction" in given:
+        return dataclasses.replace(policy, threshold=None, fraction=1.0)
+    return policy
+
+
+def _dedup(base: Dedup | None, given: Mapping[str, Any]) -> Dedup | None:
+    figures = [name for name in ("dedup_radius", "dedup_similarity") if name in given]
+    if given.get("dedup") == "none":
+        if figures:
+            raise InputError(
+                f"--{figures[0].replace('_', '-')} has no effect with --dedup none; leave it out"
+            )
+        return None
+    return Dedup() if base is None and ("dedup" in given or figures) else base
+
+
+def _check_raw(options: Mapping[str, object]) -> None:
+    """Refuse what needs a model in a round that uses none."""
+    of_models = flags_of(Caption, Matching, Scoring)
+    for name in options:
+        if name in of_models:
+            raise InputError(
+                f"--{name.replace('_', '-')} has no effect with --policy raw, which uses no model; "
+                "leave it out"
+            )
+
+
+def _without_embeddings(recipe: Round, options: Mapping[str, object]) -> Round:
     if recipe.dedup is None or "image_embedding" not in recipe.dedup.needs:
         return recipe
-    if options.dedup is not None:
+    if options.get("dedup") is not None:
         raise InputError(
-            f"--dedup {options.dedup} compares a model's embeddings, and the policy 'raw' asks no "
-            "model; take sha256, phash or none"
+            f"--dedup {options['dedup']} compares a model's embeddings, and --policy raw uses no "
+            "model; give sha256, phash or none"
         )
     return dataclasses.replace(recipe, dedup=Dedup("sha256"))
+
+
+def _check_policy(policy: Policy, options: Mapping[str, object]) -> None:
+    """Refuse a figure that the policy does not have."""
+    own, all_ = flags_of(type(policy)), flags_of(*typing.get_args(Policy))
+    for name in options:
+        if name in all_ and name not in own:
+            raise InputError(
+                f"--{name.replace('_', '-')} has no effect with the policy {policy.label!r}; "
+                "leave it out"
+            )
+
+
+def exported_with(recipe: Round, given: Mapping[str, object]) -> Round:
+    """Return a round with those figures changed that another export of it may have.
+
+    Raises:
+        InputError: the round's policy has no such figure, or a value is out of range.
+    """
+    read = {n: _READ.get(n, _same)(v) for n, v in given.items() if v is not None}
+    _check_policy(recipe.select, read)
+    select = replaced(_one_cut(recipe.select, read), read)
+    return dataclasses.replace(recipe, select=select, export=replaced(recipe.export, read))
 
 
 def default_round() -> Round:
@@ -185,85 +245,6 @@ def warnings_of(recipe: Round) -> list[str]:
     return found
 
 
-def _caption(base: Caption, options: RoundOptions) -> Caption:
-    return _changed(
-        base,
-        model=resolve_model(options.captioner, "captioner") if options.captioner else None,
-        num_captions=options.num_captions,
-        decoding=_decoding(base.decoding, options),
-        lengths=_changed(
-            base.lengths, min_length=options.min_length, max_length=options.max_length
-        ),
-        prompt=options.prompt,
-        seed=options.seed,
-        precision=options.precision,
-    )
-
-
-def _decoding(base: Nucleus | Beam, options: RoundOptions) -> Nucleus | Beam:
-    sampling = {"top_p": options.top_p, "top_k": options.top_k, "temperature": options.temperature}
-    if options.beams:
-        given = [name for name, value in sampling.items() if value is not None]
-        if given:
-            raise InputError(
-                f"--beams and --{given[0].replace('_', '-')} exclude each other: "
-                "beam search draws nothing"
-            )
-        beam = base if isinstance(base, Beam) else Beam()
-        return _changed(
-            beam, num_beams=options.beams, repetition_penalty=options.repetition_penalty
-        )
-    if isinstance(base, Beam) and options.beams is None and set(sampling.values()) == {None}:
-        return _changed(base, repetition_penalty=options.repetition_penalty)
-    nucleus = base if isinstance(base, Nucleus) else Nucleus()
-    return _changed(nucleus, **sampling, repetition_penalty=options.repetition_penalty)
-
-
-def _matching(base: Matching, options: RoundOptions) -> Matching:
-    return _changed(
-        base,
-        model=resolve_model(options.matcher, "matcher") if options.matcher else None,
-        itm_token=options.itm_token,
-        precision=options.precision,
-    )
-
-
-def _scorer(base: Scoring | None, options: RoundOptions) -> Scoring | None:
-    if options.scorer is not None:
-        model = resolve_model(options.scorer, "matcher")
-        base = Scoring(model) if base is None else dataclasses.replace(base, model=model)
-    return None if base is None else _changed(base, precision=options.precision)
-
-
-def _select(base: Policy, options: RoundOptions) -> Policy:
-    return with_options(
-        preset(options.policy) if options.policy else base,
-        threshold=options.threshold,
-        origins=options.origins,
-        fraction=options.fraction,
-        keep=options.keep_texts,
-        score=options.score,
-    )
-
-
-def with_options(policy: Policy, **given: object) -> Policy:
-    """Return a policy with those of its fields replaced that are given and not None.
-
-    Raises:
-        InputError: it has no such field, or the value is out of range.
-    """
-    names = {field.name for field in dataclasses.fields(policy)}
-    wanted = {name: value for name, value in given.items() if value is not None}
-    for name in wanted.keys() - names:
-        option = {"keep": "keep-texts"}.get(name, name)
-        raise InputError(f"--{option} is nothing to the policy {policy.name!r}; leave it out")
-    if isinstance(policy, BasicFilter) and wanted.get("threshold") is not None:
-        policy = dataclasses.replace(policy, threshold=0.0, fraction=None)  # one cut for another
-    elif isinstance(policy, BasicFilter) and wanted.get("fraction") is not None:
-        policy = dataclasses.replace(policy, threshold=None, fraction=1.0)
-    return _changed(policy, **wanted)
-
-
 def _check_scores(recipe: Round) -> None:
     """Refuse a policy over scores that the round's models do not give."""
     needs = recipe.select.needs
@@ -279,43 +260,3 @@ def _check_scores(recipe: Round) -> None:
                 f"{recipe.matching.model.name!r} is a CLIP, which has no ITM score; give a "
                 "--policy over --score itc, or a BLIP as --matcher and the CLIP as --scorer"
             )
-
-
-def _fetch(base: Round, options: RoundOptions) -> Download:
-    return _changed(
-        base.fetch,
-        resize=_changed(
-            base.fetch.resize,
-            image_size=options.image_size,
-            resize_mode=options.resize_mode,
-            min_image_size=options.min_image_size,
-            max_aspect_ratio=options.max_aspect_ratio,
-        ),
-        allow_private_hosts=options.allow_private_hosts,
-        timeout=options.timeout,
-        total_timeout=options.total_timeout,
-        threads=options.threads,
-    )
-
-
-def _dedup(base: Dedup | None, options: RoundOptions) -> Dedup | None:
-    if options.dedup == "none":
-        if options.dedup_radius is not None or options.dedup_similarity is not None:
-            raise InputError(
-                "--dedup none finds no duplicates; leave its radius and similarity out"
-            )
-        return None
-    given: Mapping[str, object] = {
-        "method": options.dedup,
-        "radius": options.dedup_radius,
-        "similarity": options.dedup_similarity,
-    }
-    if base is None and not any(value is not None for value in given.values()):
-        return None
-    return _changed(base or Dedup(), **given)
-
-
-def _changed(base: T, **given: object) -> T:
-    """Return the frozen dataclass `base` with those fields replaced that are not None."""
-    kept = {name: value for name, value in given.items() if value is not None}
-    return dataclasses.replace(base, **kept)  # type: ignore[type-var]  # every caller has one

@@ -19,6 +19,7 @@ from capfilt.fingerprint import fingerprint
 from capfilt.ledger.ledger import Ledger
 from capfilt.ledger.source import SourceManifest, load_manifest
 from capfilt.models.recipe import ModelRef, Precision
+from capfilt.option import MODELS, REQUIRED, WORK, check_options, option
 from capfilt.plain import from_plain, to_plain
 from capfilt.stage import BarrierStage, Stage
 from capfilt.stages.caption import Caption
@@ -37,17 +38,40 @@ _ROUNDS: Final = "rounds"
 class Matching:
     """The filter's recipe; it becomes the two match stages."""
 
-    model: ModelRef
-    itm_token: Literal["enc", "cls"] = "enc"
-    precision: Precision = "fp32"
+    model: ModelRef = option(
+        REQUIRED,
+        "Folder, hub name (also NAME@REVISION), or 'embedded'",
+        flag="matcher",
+        panel=MODELS,
+        given_as=str,
+        shown="embedded",
+    )
+    itm_token: Literal["enc", "cls"] = option(
+        "enc", "Token at position 0 for ITM: enc as BLIP was trained", panel=MODELS
+    )
+    precision: Precision = option("fp32", "Of the models' arithmetic", panel=MODELS)
+
+    def __post_init__(self) -> None:
+        """Check the words."""
+        check_options(self)
 
 
 @dataclass(frozen=True, slots=True)
 class Scoring:
     """The recipe of a second model whose similarities a policy looks at; two stages too."""
 
-    model: ModelRef
-    precision: Precision = "fp32"
+    model: ModelRef = option(
+        REQUIRED,
+        "A second matcher for its similarity, a CLIP for most",
+        flag="scorer",
+        panel=MODELS,
+        given_as=str,
+    )
+    precision: Precision = option("fp32", "Of the models' arithmetic", panel=MODELS)
+
+    def __post_init__(self) -> None:
+        """Check the words."""
+        check_options(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +88,12 @@ class Round:
     dedup: Dedup | None = Dedup()
     select: Policy = Select()
     export: ExportConfig = ExportConfig()
-    shard_rows: int = 1000
+    shard_rows: int = option(1000, "Rows of a shard", panel=WORK, at_least=1)
     scorer: Scoring | None = None
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        check_options(self)
 
     def next(self, captioner: ModelRef, matcher: ModelRef) -> "Round":
         """Return the next bootstrap round: the same recipe with newly trained models."""

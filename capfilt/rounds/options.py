@@ -2,16 +2,20 @@
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final
 
 from capfilt.errors import InputError
 from capfilt.models.recipe import Precision
+from capfilt.option import WORK, option
 from capfilt.recipe.options import RoundOptions, changed_round, default_round
 from capfilt.rounds.config import Rounds, load_rounds
 from capfilt.train.data.augment import KEEPS_COLOUR, Augment
 from capfilt.train.data.mixture import weighted
-from capfilt.train.options import option_or
+from capfilt.train.options import DATA, Augmentation, option_or
 from capfilt.train.plan import PairFolder, TrainPlan
+
+PRETRAINING: Final = "Pre-training"
+FINE_TUNING: Final = "Fine-tuning of captioner and filter"
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,25 +29,47 @@ class RoundsOptions:
     cleaning: RoundOptions
     count: int | None = None
     human: tuple[str, ...] = ()
-    like: str | None = None
-    init: str | None = None
-    web_weight: float | None = None
-    epochs: int | None = None
-    steps: int | None = None
-    batch_size: int | None = None
-    peak_lr: float | None = None
-    queue_size: int | None = None
-    max_tokens: int | None = None
-    side: int | None = None
-    fine_tune_epochs: int | None = None
-    fine_tune_steps: int | None = None
-    fine_tune_batch_size: int | None = None
-    fine_tune_lr: float | None = None
-    fine_tune_side: int | None = None
-    augment: Literal["none", "blip", "colour-safe"] | None = None
-    seed: int | None = None
-    precision: Precision | None = None
-    every: int | None = None
+    like: str | None = option(
+        None, "New models are built like this checkpoint, with fresh weights", panel=DATA
+    )
+    init: str | None = option(None, "They go on from this checkpoint's weights", panel=DATA)
+    web_weight: float | None = option(
+        None, "The web's weight beside those of --human", panel=DATA, shown="1"
+    )
+    epochs: int | None = option(None, "Times through all pairs", panel=PRETRAINING, shown="20")
+    steps: int | None = option(None, "Steps, instead of --epochs", panel=PRETRAINING)
+    batch_size: int | None = option(
+        None, "Pairs a step, over all processes", panel=PRETRAINING, shown="2880, ViT-L 2400"
+    )
+    peak_lr: float | None = option(
+        None, "Highest learning rate", panel=PRETRAINING, shown="3e-4, ViT-L 2e-4"
+    )
+    queue_size: int | None = option(
+        None, "Features that ITC remembers", panel=PRETRAINING, shown="57600"
+    )
+    max_tokens: int | None = option(None, "Where texts are cut", panel=PRETRAINING, shown="40")
+    side: int | None = option(
+        None, "Pixels of the square images", panel=PRETRAINING, shown="the checkpoint's"
+    )
+    augment: Augmentation | None = option(
+        None, "What is done to images", panel=PRETRAINING, shown="none"
+    )
+    fine_tune_epochs: int | None = option(
+        None, "Times through the human pairs", panel=FINE_TUNING, shown="5 and 6"
+    )
+    fine_tune_steps: int | None = option(None, "Steps, instead of epochs", panel=FINE_TUNING)
+    fine_tune_batch_size: int | None = option(
+        None, "Pairs a step, over all processes", panel=FINE_TUNING, shown="--batch-size"
+    )
+    fine_tune_lr: float | None = option(
+        None, "Highest learning rate", panel=FINE_TUNING, shown="1e-5"
+    )
+    fine_tune_side: int | None = option(
+        None, "Pixels of the square images", panel=FINE_TUNING, shown="--side"
+    )
+    seed: int | None = option(None, "Of all that is drawn", panel=WORK, shown="0")
+    precision: Precision | None = option(None, "Of models and trainings", panel=WORK, shown="fp32")
+    every: int | None = option(None, "Steps between checkpoints", panel=WORK, shown="500")
 
 
 def build_rounds(options: RoundsOptions) -> Rounds:
@@ -53,8 +79,9 @@ def build_rounds(options: RoundsOptions) -> Rounds:
         InputError: the pipeline file, a model or a value is unusable; it says which.
     """
     cleaning = options.cleaning
-    base = load_rounds(cleaning.pipeline) if cleaning.pipeline else Rounds(default_round())
-    models = [cleaning.captioner, cleaning.matcher]
+    pipeline = cleaning.get("pipeline")
+    base = load_rounds(str(pipeline)) if pipeline else Rounds(default_round())
+    models = [cleaning.get("captioner"), cleaning.get("matcher")]
     if (models[0] is None) != (models[1] is None):
         raise InputError("give both --captioner and --matcher to begin with, or neither")
     start = {"like": options.like, "init": options.init}

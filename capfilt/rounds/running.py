@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from capfilt.commands import verbs as commands
+from capfilt.commands.evaluate import EvaluateOptions, evaluate
 from capfilt.engine.finish import Finished
 from capfilt.errors import DamageError, InputError
 from capfilt.inputs import open_input
@@ -76,10 +77,10 @@ class _Doing:
 
     def _cleaned(self, step: Step) -> Cleaned:
         checked, root = self.checked, self.checked.place.root
-        work = commands.Work(checked.workers, ",".join(checked.devices))
+        hardware = commands.Hardware(checked.workers, ",".join(checked.devices))
         data = open_input(checked.spec)
         ran = commands.run_round(
-            data, recipe_of(checked, step), root / RUN, work, self.progress, self.say
+            data, recipe_of(checked, step), root / RUN, hardware, self.progress, self.say
         )
         if ran.finished is None:
             raise DamageError(f"{ran.run_dir} is not complete; run the same command again")
@@ -107,15 +108,13 @@ class _Doing:
 
     def _scored(self, step: Step) -> Scored:
         captioner, matcher = _models(self.checked, step.round)
-        how = commands.Judging(
-            128, 0.5, self.checked.rounds.filter.precision, self.checked.devices[0]
+        options = EvaluateOptions(
+            captioner=captioner,
+            matcher=matcher,
+            precision=self.checked.rounds.filter.precision,
+            device=self.checked.devices[0],
         )
-        found = commands.evaluate(
-            str(self.checked.held_out),
-            commands.Judged(captioner, matcher, None, None),
-            how,
-            self.progress,
-        )
+        found = evaluate(str(self.checked.held_out), options, self.progress)
         if found.retrieval_itm is None or found.captions is None:
             raise DamageError(f"{step.title()} lacks figures")
         itm, captions = found.retrieval_itm, found.captions

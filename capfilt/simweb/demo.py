@@ -72,7 +72,7 @@ def _round(urls: str, run: Path, workers: int | None) -> commands.RunResult:
         InputSpec((urls,)),
         options,
         run,
-        commands.Work(workers=workers, device="cpu"),
+        commands.Hardware(workers=workers, device="cpu"),
         progress,
         lambda line: print(line, file=sys.stderr, flush=True),
     )

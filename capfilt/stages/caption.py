@@ -13,6 +13,7 @@ from capfilt.errors import InputError
 from capfilt.fingerprint import NOT_IDENTITY
 from capfilt.models.protocols import Captioner, framing_of
 from capfilt.models.recipe import Beam, Lengths, ModelRef, Nucleus, Precision
+from capfilt.option import DECODING, MODELS, REQUIRED, check_options, option
 from capfilt.stage import Resource, Transform
 from capfilt.stages.decoding import ImageTransform, decode_rows, rows_for, threads_for
 
@@ -26,13 +27,25 @@ class Caption:
     `lengths` count tokens with the prompt. Two runs with equal fields write equal texts.
     """
 
-    model: ModelRef
-    num_captions: int = 1
+    model: ModelRef = option(
+        REQUIRED,
+        "Folder, hub name (also NAME@REVISION), or 'embedded'",
+        flag="captioner",
+        panel=MODELS,
+        given_as=str,
+        shown="embedded",
+    )
+    num_captions: int = option(1, "Captions an image", panel=DECODING, at_least=1)
     decoding: Nucleus | Beam = Nucleus()
     lengths: Lengths = Lengths()
-    prompt: str = DEFAULT_PROMPT
-    seed: int = 0
-    precision: Precision = "fp32"
+    prompt: str = option(
+        DEFAULT_PROMPT,
+        "What captions begin with; of an InstructBLIP the instruction",
+        panel=DECODING,
+        shown=repr(DEFAULT_PROMPT),
+    )
+    seed: int = option(0, "Of the sampling noise", panel=DECODING)
+    precision: Precision = option("fp32", "Of the models' arithmetic", panel=MODELS)
     device: str = field(default="cpu", metadata=NOT_IDENTITY)
 
     name = "caption"
@@ -43,8 +56,7 @@ class Caption:
 
     def __post_init__(self) -> None:
         """Check what can be checked without the model."""
-        if self.num_captions < 1:
-            raise InputError(f"{self.num_captions} captions an image; give at least 1")
+        check_options(self)
         if isinstance(self.decoding, Beam) and self.num_captions > self.decoding.num_beams:
             raise InputError(
                 f"{self.num_captions} captions need as many beams; num_beams is "

@@ -11,7 +11,7 @@ import os
 import re
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Final, Literal
 
@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from capfilt import schema
 from capfilt.errors import InputError
-from capfilt.fingerprint import NOT_IDENTITY
+from capfilt.option import DOWNLOAD, check_options, option
 from capfilt.stage import Resource, Transform
 from capfilt.stages.guard import Limits, guarded_urlopen
 
@@ -43,15 +43,21 @@ _MAX_PIXELS: Final = 1 << 27
 class Resize:
     """img2dataset's resizer: sizes in pixels, area in square pixels, quality 0-100 for JPEG."""
 
-    image_size: int = 384
-    resize_mode: ResizeMode = "keep_ratio"
+    image_size: int = option(384, "Pixels, as img2dataset has it", panel=DOWNLOAD, above=0)
+    resize_mode: ResizeMode = option("keep_ratio", "As img2dataset has it", panel=DOWNLOAD)
     resize_only_if_bigger: bool = True
     encode_format: Literal["jpg", "png", "webp"] = "jpg"
     encode_quality: int = 95
     skip_reencode: bool = False
-    min_image_size: int = 0
+    min_image_size: int = option(0, "Least shorter side in pixels", panel=DOWNLOAD, at_least=0)
     max_image_area: float = float(_MAX_PIXELS)
-    max_aspect_ratio: float = 20.0
+    max_aspect_ratio: float = option(
+        20.0, "Longest side over the shortest", panel=DOWNLOAD, above=0
+    )
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        check_options(self)
 
 
 @dataclass(frozen=True)
@@ -64,13 +70,19 @@ class Download:
     """
 
     resize: Resize = Resize()
-    allow_private_hosts: bool = False
+    allow_private_hosts: bool = option(
+        False, "Also fetch from private and loopback addresses", panel=DOWNLOAD
+    )
     max_bytes: int = 50_000_000
     user_agent_token: str | None = None
     disallowed_header_directives: tuple[str, ...] = ("noai", "noimageai", "noindex", "noimageindex")
-    timeout: float = field(default=10.0, metadata=NOT_IDENTITY)
-    total_timeout: float = field(default=60.0, metadata=NOT_IDENTITY)
-    threads: int = field(default=32, metadata=NOT_IDENTITY)
+    timeout: float = option(10.0, "Seconds for each wait", panel=DOWNLOAD, identity=False, above=0)
+    total_timeout: float = option(
+        60.0, "Seconds for a whole request", panel=DOWNLOAD, identity=False, above=0
+    )
+    threads: int = option(
+        32, "Requests at a time and worker", panel=DOWNLOAD, identity=False, at_least=1
+    )
 
     name = "download"
     version = 1
@@ -81,11 +93,7 @@ class Download:
 
     def __post_init__(self) -> None:
         """Check the ranges: with one of these at 0 every row would fail, one by one."""
-        mine = {name: getattr(self, name) for name in ("timeout", "total_timeout", "threads")}
-        size, ratio = self.resize.image_size, self.resize.max_aspect_ratio
-        for name, value in {**mine, "image_size": size, "max_aspect_ratio": ratio}.items():
-            if not value > 0:
-                raise InputError(f"{name} is {value}; it must be above 0")
+        check_options(self)
 
     @contextlib.contextmanager
     def open(self) -> Iterator[Transform]:

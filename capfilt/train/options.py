@@ -4,10 +4,11 @@ import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
 from capfilt.errors import InputError
 from capfilt.models.recipe import Precision
+from capfilt.option import WORK, option
 from capfilt.train.data.augment import KEEPS_COLOUR, Augment
 from capfilt.train.data.mixture import Mixture, Stream, weighted
 from capfilt.train.recipe import FineTuneCaptioner, FineTuneFilter, Optim, Pretrain
@@ -16,6 +17,8 @@ T = TypeVar("T")
 Kind = Literal["pretrain", "captioner", "filter"]
 AnyRecipe = Pretrain | FineTuneCaptioner | FineTuneFilter
 Augmentation = Literal["none", "blip", "colour-safe"]
+DATA: Final = "Data"
+OPTIMISATION: Final = "Optimisation (the defaults are BLIP's)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,28 +28,56 @@ class TrainOptions:
     kind: Kind
     data: tuple[str, ...]
     out: Path
-    like: str | None = None
-    init: str | None = None
-    epochs: int | None = None
-    steps: int | None = None
-    batch_size: int | None = None
-    accumulate: int | None = None
-    peak_lr: float | None = None
-    warmup_steps: int | None = None
-    weight_decay: float | None = None
-    clip: float | None = None
-    side: int | None = None
-    queue_size: int | None = None
-    one_text: bool = False
-    captions_per_image: int | None = None
-    max_tokens: int | None = None
-    augment: Augmentation = "none"
-    seed: int = 0
-    precision: Precision = "fp32"
-    device: str = "cpu"
-    workers: int = 2
-    every: int = 500
-    recompute: bool = False
+    like: str | None = option(
+        None, "Fresh weights, architecture and tokenizer of this checkpoint", panel=DATA
+    )
+    init: str | None = option(
+        None, "Weights to go on from: a training's model/, a checkpoint", panel=DATA
+    )
+    one_text: bool = option(False, "One random text an image an epoch", panel=DATA)
+    captions_per_image: int | None = option(
+        None, "Texts of an image that LM sees at once; with --one-text", panel=DATA, shown="1"
+    )
+    max_tokens: int | None = option(None, "Where texts are cut", panel=DATA, shown="40")
+    augment: Augmentation = option("none", "What is done to images", panel=DATA)
+    side: int | None = option(
+        None, "Pixels of the square images", panel=DATA, shown="the checkpoint's"
+    )
+    epochs: int | None = option(
+        None, "Times through the data", panel=OPTIMISATION, shown="20; captioner 5, filter 6"
+    )
+    steps: int | None = option(None, "Steps, instead of --epochs", panel=OPTIMISATION)
+    batch_size: int | None = option(
+        None,
+        "Pairs a step, over all processes",
+        panel=OPTIMISATION,
+        shown="2880, ViT-L 2400; fine-tuning 256",
+    )
+    accumulate: int | None = option(
+        None, "Parts that a step is computed in", panel=OPTIMISATION, shown="1"
+    )
+    peak_lr: float | None = option(
+        None,
+        "Highest learning rate",
+        panel=OPTIMISATION,
+        shown="3e-4, ViT-L 2e-4; fine-tuning 1e-5, ViT-L 2e-6 and 5e-6",
+    )
+    warmup_steps: int | None = option(
+        None, "Steps of linear warm-up", panel=OPTIMISATION, shown="3000; fine-tuning 0"
+    )
+    weight_decay: float | None = option(None, "Of matrices", panel=OPTIMISATION, shown="0.05")
+    clip: float | None = option(
+        None, "Bound of the gradient's norm", panel=OPTIMISATION, shown="none"
+    )
+    queue_size: int | None = option(
+        None, "Features that ITC remembers", panel=OPTIMISATION, shown="57600"
+    )
+    seed: int = option(0, "Of all that is drawn", panel=OPTIMISATION)
+    precision: Precision = option("fp32", "fp32, or bf16 autocast", panel=WORK)
+    device: str = option("auto", "auto, cpu, cuda or cuda:1", panel=WORK)
+    workers: int = option(2, "Threads that decode images", panel=WORK)
+    every: int = option(500, "Steps from one checkpoint to the next", panel=WORK)
+    recompute: bool = option(False, "Less memory, more time (checkpointing)", panel=WORK)
 
 
 def mixture_of(options: TrainOptions) -> Mixture:

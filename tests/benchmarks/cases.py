@@ -78,8 +78,8 @@ def _round_of_the_web(rows: int, run: Path) -> None:
         options = RoundOptions(
             allow_private_hosts=True, shard_rows=250, timeout=2.0, total_timeout=4.0
         )
-        spec, work = InputSpec((str(files.urls),)), commands.Work(workers=1, device="cpu")
-        commands.run(spec, options, run, work, _quiet, lambda _: None)
+        spec, hardware = InputSpec((str(files.urls),)), commands.Hardware(workers=1, device="cpu")
+        commands.run(spec, options, run, hardware, _quiet, lambda _: None)
 
 
 def _cut_and_export(rows: int) -> list[Line]:

@@ -25,8 +25,8 @@ from capfilt.recipe.options import (
     RoundOptions,
     build_round,
     default_round,
+    exported_with,
     warnings_of,
-    with_options,
 )
 from capfilt.recipe.round import Round, Scoring
 from capfilt.report.funnel import count_funnel
@@ -354,9 +354,9 @@ def test_datacomp_takes_a_threshold_or_a_fraction() -> None:
         (lambda: TopRanked(0), "at least 1"),
         (lambda: Reranked(2, 3), "shortlist of 2"),
         (lambda: Reranked(first="itc"), "two scores"),
-        (lambda: WebFirst(0.0), r"\(0, 1\]"),
-        (lambda: WebFirst(math.nan), r"\(0, 1\]"),
-        (lambda: BasicFilter(threshold=2.0, fraction=None), r"\[-1, 1\]"),
+        (lambda: WebFirst(0.0), "above 0 and at most 1"),
+        (lambda: WebFirst(math.nan), "above 0 and at most 1"),
+        (lambda: BasicFilter(threshold=2.0, fraction=None), "at least -1 and at most 1"),
         (lambda: Fused(itm=0.0, similarity=0.0), "one above it"),
         (lambda: Fused(itm=-1.0), "numbers from 0"),
     ],
@@ -417,7 +417,7 @@ def test_the_raw_policy_asks_no_model() -> None:
 
 @pytest.mark.parametrize("given", [{"captioner": "embedded"}, {"beams": 3}, {"dedup": "both"}])
 def test_what_needs_a_model_is_refused_by_the_raw_policy(given: dict[str, Any]) -> None:
-    with pytest.raises(InputError, match="asks no model"):
+    with pytest.raises(InputError, match="uses no model"):
         build_round(RoundOptions(policy="raw", **given))
 
 
@@ -426,7 +426,9 @@ def test_options_land_in_the_policy(clip: str) -> None:
     assert ranked == TopRanked(3, "itc")
     absolute = build_round(RoundOptions(policy="datacomp", scorer=clip, threshold=0.28)).select
     assert absolute == BasicFilter(0.28, None)
-    assert with_options(absolute, fraction=0.1) == BasicFilter(None, 0.1)
+    by_itc = build_round(RoundOptions(policy="datacomp", score="itc"))
+    again = exported_with(by_itc, {"threshold": 0.2})
+    assert again.select == BasicFilter(0.2, None, "itc")
     assert build_round(RoundOptions(policy="nguyen", scorer=clip, fraction=0.5)).select == WebFirst(
         0.5
     )
@@ -440,9 +442,9 @@ def test_options_land_in_the_policy(clip: str) -> None:
     ("given", "told"),
     [
         ({"policy": "blip2"}, "give --scorer"),
-        ({"policy": "blip2", "score": "itc", "threshold": 0.5}, "--threshold is nothing"),
-        ({"fraction": 0.5}, "--fraction is nothing to the policy 'select'"),
-        ({"keep_texts": 2}, "--keep-texts is nothing"),
+        ({"policy": "blip2", "score": "itc", "threshold": 0.5}, "--threshold has no effect"),
+        ({"fraction": 0.5}, "--fraction has no effect with the policy 'blip'"),
+        ({"keep_texts": 2}, "--keep-texts has no effect"),
         ({"policy": "datacomp", "score": "itc", "threshold": 0.1, "fraction": 0.1}, "never both"),
         ({"scorer": "embedded-no"}, "there is no folder"),
     ],
@@ -513,8 +515,8 @@ def test_every_policy_runs_to_an_export_and_reuses_what_was_scored(
     scored: set[Path] = set()
     for name in NAMES:
         options = RoundOptions(policy=name, scorer=clip, num_captions=3, shard_rows=2)
-        work = commands.Work(workers=1, device="cpu")
-        done = commands.run(spec, options, tmp_path / "run", work, _no_progress, said.append)
+        hardware = commands.Hardware(workers=1, device="cpu")
+        done = commands.run(spec, options, tmp_path / "run", hardware, _no_progress, said.append)
         assert done.finished is not None
         assert sum(done.finished.funnel.reasons.values()) == 6
         card = (Path(done.finished.dataset) / "README.md").read_text()

@@ -370,4 +370,4 @@ def test_a_captioner_has_no_queue(data: Path, tmp_path: Path) -> None:
     options = ["--like", EMBEDDED, "--out", str(tmp_path / "out"), "--queue-size", "9"]
     ran = subprocess.run([*command, *options], capture_output=True, text=True, check=False)
     assert ran.returncode == 2
-    assert "--queue-size is nothing to a captioner" in ran.stderr
+    assert "--queue-size has no effect on a captioner" in ran.stderr

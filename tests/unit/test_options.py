@@ -15,6 +15,7 @@ from capfilt.recipe.options import (
     build_round,
     default_round,
     load_pipeline,
+    round_flags,
     warnings_of,
 )
 from capfilt.recipe.round import Round
@@ -45,7 +46,7 @@ def built(**given: Any) -> Round:
 def test_no_options_are_the_round_of_the_embedded_models() -> None:
     assert built() == default_round()
     assert default_round().caption.model.name == "embedded"
-    assert all(value is None for value in dataclasses.asdict(RoundOptions()).values())
+    assert dict(RoundOptions()) == {}
 
 
 # An option, a value, and where in the round it lands.
@@ -83,8 +84,7 @@ PLACES: list[tuple[str, Any, str]] = [
 def test_every_option_is_tried_here() -> None:
     elsewhere = {"pipeline", "captioner", "matcher", "file_mb", "instructions"}
     elsewhere |= {"policy", "scorer", "score", "fraction", "keep_texts"}  # tests/test_policies.py
-    named = {field.name for field in dataclasses.fields(RoundOptions)}
-    assert {name for name, _, _ in PLACES} | elsewhere == named
+    assert {name for name, _, _ in PLACES} | elsewhere == set(round_flags())
 
 
 @pytest.mark.parametrize(("name", "value", "place"), PLACES, ids=str)
@@ -163,7 +163,7 @@ def test_dedup_is_switched_on_and_off(pipeline: str) -> None:
 
 
 BAD: list[tuple[dict[str, Any], str]] = [
-    ({"num_captions": 0}, "0 captions"),
+    ({"num_captions": 0}, "num_captions is 0"),
     ({"beams": -1}, "num_beams is -1"),
     ({"beams": 2, "num_captions": 3}, "num_beams is 2"),
     ({"beams": 2, "top_p": 0.5}, "--beams and --top-p exclude each other"),
@@ -176,17 +176,22 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"repetition_penalty": -1.0}, "repetition_penalty"),
     ({"beams": 2, "repetition_penalty": 0.0}, "repetition_penalty"),
     ({"min_length": 30}, "lengths 30 to 20"),
+    ({"shard_rows": 0}, "shard_rows is 0"),
+    ({"origins": "nobody"}, "origins is 'nobody'; it must be one of both, web, synthetic"),
+    ({"precision": "fp8"}, "precision is 'fp8'"),
+    ({"tresh": 1}, "there is no option 'tresh'"),
+    ({"treshold": 1}, "did you mean 'threshold'"),
     ({"max_length": 4}, "lengths 5 to 4"),
-    ({"dedup_radius": -1}, "dedup radius -1"),
-    ({"dedup_similarity": 1.5}, "dedup similarity 1.5"),
-    ({"threshold": 1.5}, "threshold 1.5"),
-    ({"threshold": math.nan}, "threshold nan"),
+    ({"dedup_radius": -1}, "radius is -1"),
+    ({"dedup_similarity": 1.5}, "similarity is 1.5"),
+    ({"threshold": 1.5}, "threshold is 1.5"),
+    ({"threshold": math.nan}, "threshold is nan"),
     ({"image_size": 0}, "image_size is 0"),
     ({"max_aspect_ratio": -1.0}, "max_aspect_ratio is -1.0"),
     ({"timeout": 0.0}, "timeout is 0.0"),
     ({"total_timeout": math.nan}, "total_timeout is nan"),
     ({"threads": 0}, "threads is 0"),
-    ({"file_mb": 0}, "export sizes"),
+    ({"file_mb": 0}, "target_bytes is 0"),
 ]
 
 
@@ -216,7 +221,10 @@ def test_a_model_that_is_not_there_is_named_with_its_role(role: str, tmp_path: P
         ("import nothing_of_that_name\n", "ModuleNotFoundError"),
         ("ROUND = Round()\n", "NameError"),
         ("from capfilt.recipe.round import Round\nROUND = Round()\n", "TypeError"),
-        ("from capfilt.stages.policies.blip import Select\nSelect(threshold=7)\n", "threshold 7"),
+        (
+            "from capfilt.stages.policies.blip import Select\nSelect(threshold=7)\n",
+            "threshold is 7",
+        ),
     ],
 )
 def test_a_pipeline_that_fails_is_named(tmp_path: Path, text: str, said: str) -> None:

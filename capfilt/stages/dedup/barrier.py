@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from capfilt import schema
-from capfilt.errors import InputError
+from capfilt.option import POLICY, check_options, option
 from capfilt.stages.dedup.neighbours import (
     Pairs,
     first_of_each,
@@ -46,9 +46,29 @@ class Dedup:
     twice the embedding (4 bytes a dimension).
     """
 
-    method: Method = "both"
-    radius: int = 8
-    similarity: float = 0.98
+    method: Method = option(
+        "both",
+        "How near-duplicate images are found; none keeps them",
+        flag="dedup",
+        panel=POLICY,
+        given_as=Literal["none", "sha256", "phash", "embedding", "both"],
+    )
+    radius: int = option(
+        8,
+        "phash, both: bits of 64 that may differ",
+        flag="dedup_radius",
+        panel=POLICY,
+        at_least=0,
+        at_most=32,
+    )
+    similarity: float = option(
+        0.98,
+        "embedding, both: least cosine of the matcher's embeddings",
+        flag="dedup_similarity",
+        panel=POLICY,
+        above=0,
+        at_most=1,
+    )
 
     name = "dedup"
     version = 2
@@ -56,10 +76,7 @@ class Dedup:
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        if not 0 <= self.radius <= 32:
-            raise InputError(f"dedup radius {self.radius}: of 64 bits, 0 to 32 may differ")
-        if not 0.0 < self.similarity <= 1.0:
-            raise InputError(f"dedup similarity {self.similarity}: a cosine in (0, 1]")
+        check_options(self)
 
     @property
     def needs(self) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ Models score every text, kept or not, so another threshold runs this stage and t
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar, Final, Literal, get_args
+from typing import ClassVar, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from capfilt import schema
-from capfilt.errors import InputError
+from capfilt.option import POLICY, check_options, option
 from capfilt.stage import Resource, Transform
 
 # Whose texts are looked at; the others are as good as missing.
@@ -57,9 +57,13 @@ class Select:
     reaches a `threshold` of 0: then "both" is the captioner without the filter (C).
     """
 
-    threshold: float = 0.5
+    label = "blip"
+
+    threshold: float = option(
+        0.5, "Least score of a kept text", panel=POLICY, at_least=0, at_most=1
+    )
     dedup: bool = True
-    origins: Origins = "both"
+    origins: Origins = option("both", "blip: whose texts are kept", panel=POLICY)
 
     name = "select"
     version = 1
@@ -69,10 +73,7 @@ class Select:
 
     def __post_init__(self) -> None:
         """Check the range."""
-        if not 0.0 <= self.threshold <= 1.0:
-            raise InputError(f"threshold {self.threshold}: ITM scores lie in [0, 1]")
-        if self.origins not in get_args(Origins):
-            raise InputError(f"origins {self.origins!r}: take {', '.join(get_args(Origins))}")
+        check_options(self)
 
     @property
     def needs(self) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 
 from capfilt import schema
 from capfilt.errors import InputError
+from capfilt.option import POLICY, check_options, option
 from capfilt.stage import Resource, Transform
 from capfilt.stages.policies.blip import ALL_REASONS, Select
 from capfilt.stages.policies.raw import RawWeb
@@ -48,8 +49,10 @@ class TopRanked:
     best two are kept. Ties stand in their order, the web text first.
     """
 
-    keep: int = 2
-    score: Score = "similarity"
+    label = "blip2"
+
+    keep: int = option(2, "Texts kept an image", flag="keep_texts", panel=POLICY, at_least=1)
+    score: Score = option("similarity", "What texts are ranked by", panel=POLICY)
     dedup: bool = True
 
     name = "select_top"
@@ -60,7 +63,7 @@ class TopRanked:
 
     def __post_init__(self) -> None:
         """Check the range."""
-        _check_count("texts an image", self.keep)
+        check_options(self)
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -87,8 +90,10 @@ class Reranked:
     which may be a CLIP too.
     """
 
+    label = "laion-coco"
+
     shortlist: int = 5
-    keep: int = 1
+    keep: int = option(1, "Texts kept an image", flag="keep_texts", panel=POLICY, at_least=1)
     first: Score = "similarity"
     second: Score = "itc"
     dedup: bool = True
@@ -101,7 +106,7 @@ class Reranked:
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        _check_count("texts an image", self.keep)
+        check_options(self)
         if self.shortlist < self.keep:
             raise InputError(f"{self.keep} texts of a shortlist of {self.shortlist}")
         if self.first == self.second:
@@ -131,8 +136,10 @@ class WebFirst:
     the kept web texts has. They have one synthetic text an image; of several the best is taken.
     """
 
-    fraction: float = 0.3
-    score: Score = "similarity"
+    label = "nguyen"
+
+    fraction: float = option(0.3, "The best share of all texts", panel=POLICY, above=0, at_most=1)
+    score: Score = option("similarity", "What texts are ranked by", panel=POLICY)
     dedup: bool = True
 
     name = "select_web_first"
@@ -141,7 +148,7 @@ class WebFirst:
 
     def __post_init__(self) -> None:
         """Check the range."""
-        _check_fraction(self.fraction)
+        check_options(self)
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -167,9 +174,15 @@ class BasicFilter:
     by fastText) is not here.
     """
 
-    threshold: float | None = None
-    fraction: float | None = 0.3
-    score: Score = "similarity"
+    label = "datacomp"
+
+    threshold: float | None = option(
+        None, "Least score of a kept text", panel=POLICY, at_least=-1, at_most=1
+    )
+    fraction: float | None = option(
+        0.3, "The best share of all texts", panel=POLICY, above=0, at_most=1
+    )
+    score: Score = option("similarity", "What texts are ranked by", panel=POLICY)
     more_words: int = 2
     more_characters: int = 5
     min_side: int = 200
@@ -184,10 +197,7 @@ class BasicFilter:
         """Check that it has one cut, and its range."""
         if (self.threshold is None) == (self.fraction is None):
             raise InputError("a threshold or a fraction, never both: give one")
-        if self.threshold is not None and not -1.0 <= self.threshold <= 1.0:
-            raise InputError(f"threshold {self.threshold}: scores lie in [-1, 1]")
-        if self.fraction is not None:
-            _check_fraction(self.fraction)
+        check_options(self)
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -241,7 +251,9 @@ class Fused:
     the others is not kept.
     """
 
-    fraction: float = 0.3
+    label = "fusion"
+
+    fraction: float = option(0.3, "The best share of all texts", panel=POLICY, above=0, at_most=1)
     itm: float = 1.0
     itc: float = 0.0
     similarity: float = 1.0
@@ -253,7 +265,7 @@ class Fused:
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        _check_fraction(self.fraction)
+        check_options(self)
         weights = (self.itm, self.itc, self.similarity)
         if not all(0.0 <= weight < np.inf for weight in weights) or not any(weights):
             raise InputError(f"weights {weights}: give numbers from 0, and one above it")
@@ -336,13 +348,3 @@ def _standardised(scores: Scores) -> npt.NDArray[np.float64]:
 
 def _joined(parts: list[Scores]) -> Scores:
     return np.concatenate([np.zeros(0, np.float32), *parts])
-
-
-def _check_count(what: str, count: int) -> None:
-    if count < 1:
-        raise InputError(f"{count} {what}; give at least 1")
-
-
-def _check_fraction(fraction: float) -> None:
-    if not 0.0 < fraction <= 1.0:
-        raise InputError(f"fraction {fraction}: a share of all texts lies in (0, 1]")

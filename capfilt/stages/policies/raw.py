@@ -43,6 +43,8 @@ class Unjudged:
 class RawWeb:
     """Keep every web text that is not blank (policy `raw`)."""
 
+    label = "raw"
+
     dedup: bool = True
 
     name = "select_raw"

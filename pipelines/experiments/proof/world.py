@@ -1,6 +1,5 @@
 """The experiment's data: human pairs, the downloaded web, and its cleanings."""
 
-import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -53,7 +52,7 @@ def clean(
     found = {}
     for arm in (arm for arm in ARMS if arm.clean == how.name):
         threshold = design.threshold if arm.filtered else 0.0
-        told = dataclasses.replace(options, threshold=threshold, origins=arm.origins)
+        told = RoundOptions(**options, threshold=threshold, origins=arm.origins)
         done = _run(design, root, told, progress)
         noise = done.funnel.noise
         found[arm.name] = Cleaned(done.dataset, noise["web"], noise["synthetic"])
@@ -61,8 +60,8 @@ def clean(
 
 
 def _run(design: Design, root: Path, options: RoundOptions, progress: Progress) -> Finished:
-    told = dataclasses.replace(
-        options,
+    told = RoundOptions(
+        **options,
         allow_private_hosts=True,  # the simulated web is on this machine
         image_size=design.side,
         shard_rows=200,
@@ -70,8 +69,8 @@ def _run(design: Design, root: Path, options: RoundOptions, progress: Progress) 
         total_timeout=6.0,
     )
     spec = InputSpec((str(root / "web" / "urls.parquet"),))
-    work = commands.Work(workers=1, device="cpu")
-    result = commands.run(spec, told, root / "run", work, progress, lambda _: None)
+    hardware = commands.Hardware(workers=1, device="cpu")
+    result = commands.run(spec, told, root / "run", hardware, progress, lambda _: None)
     if result.finished is None:
         raise RuntimeError("a run without ranks ends with an export")
     return result.finished

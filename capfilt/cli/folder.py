@@ -1,0 +1,76 @@
+"""The verbs that look at a run folder or go on with it: parse, call, print."""
+
+import typing
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from capfilt.cli.console import AsJson, Quiet, errors, progress_bar, say, show
+from capfilt.cli.signature import takes
+from capfilt.commands import Hardware, verbs
+from capfilt.export import ExportConfig
+from capfilt.flags import constructed, flags_of
+from capfilt.stages.download import Download
+from capfilt.stages.policies.presets import Policy
+
+RunDir = Annotated[Path, typer.Argument(help="The run folder", show_default=False)]
+
+
+def status(run_dir: RunDir, as_json: AsJson = False) -> None:
+    """Say how far a run is: shards and rows done by every stage, failures, and the funnel."""
+    with errors():
+        show(verbs.status(run_dir), as_json)
+
+
+@takes(flags_of(Download, identity=False), flags_of(Hardware))
+def retry(
+    run_dir: RunDir,
+    fetch_only: Annotated[bool, typer.Option(help="Only fetch; `run` does the rest")] = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    **given: Any,  # by flag
+) -> None:
+    """Fetch again what failed in a way that can pass (time-outs, 5xx, connection errors).
+
+    An attempt is added; nothing published is rewritten. Then the rest of the round runs for the
+    rows that came, unless --fetch-only is given.
+    """
+    with errors():
+        hardware = constructed(Hardware, given)
+        bars = progress_bar(quiet)
+        show(verbs.retry(run_dir, given, fetch_only, hardware, bars, say), as_json)
+
+
+@takes(flags_of(*typing.get_args(Policy)), flags_of(ExportConfig))
+def export(
+    run_dir: RunDir,
+    to: Annotated[Path | None, typer.Option(help="Folder; default: in the run folder")] = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    **given: Any,  # by flag
+) -> None:
+    """Write the cleaned dataset of a finished run again, elsewhere or by other figures."""
+    with errors():
+        how = verbs.Exporting(to, given)
+        show(verbs.export(run_dir, how, progress_bar(quiet), say), as_json)
+
+
+def verify(run_dir: RunDir, as_json: AsJson = False, quiet: Quiet = False) -> None:
+    """Read everything again and check digests, counts and schemas. Exit code 3 on damage."""
+    with errors():
+        found = verbs.verify(run_dir, progress_bar(quiet))
+        show(found, as_json)
+        if found.problems:
+            raise typer.Exit(3)
+
+
+def gc(
+    run_dir: RunDir,
+    yes: Annotated[bool, typer.Option("--yes", help="Remove, not only list")] = False,
+    keep: Annotated[int, typer.Option(help="How many of the latest rounds are kept", min=1)] = 1,
+    as_json: AsJson = False,
+) -> None:
+    """List what the latest round does not need; with --yes remove it."""
+    with errors():
+        show(verbs.gc(run_dir, keep, yes), as_json)

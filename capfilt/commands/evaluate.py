@@ -1,0 +1,55 @@
+"""What `capfilt evaluate` does."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from capfilt.engine.passes import Progress, choose_devices
+from capfilt.models.recipe import Precision
+from capfilt.option import INPUT, MODELS, POLICY, WORK, check_options, option
+
+if TYPE_CHECKING:
+    from capfilt.evaluate.models import Evaluation
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluateOptions:
+    """Options of `capfilt evaluate`: the models, the data they are judged by, and how."""
+
+    captioner: str | None = option(None, "Judge its captions: CIDEr, BLEU", panel=MODELS)
+    matcher: str | None = option(None, "Judge its retrieval, and as a filter", panel=MODELS)
+    truth_col: str | None = option(
+        None, "Column that says whether a text is true: ROC-AUC", panel=INPUT
+    )
+    limit: int | None = option(None, "At most so many images", panel=INPUT, at_least=1)
+    top: int = option(128, "Candidates that ITM ranks again", panel=MODELS, at_least=1)
+    threshold: float = option(
+        0.5, "ITM score from which the filter keeps a text", panel=POLICY, at_least=0, at_most=1
+    )
+    precision: Precision = option("fp32", "Of the models' arithmetic", panel=MODELS)
+    device: str = option("auto", "auto, cpu, cuda or cuda:1", panel=WORK)
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        check_options(self)
+
+
+def evaluate(data: str, options: EvaluateOptions, progress: Progress) -> "Evaluation":
+    """Judge models on image-text pairs.
+
+    Raises:
+        InputError: the data or a model cannot be used.
+    """
+    from capfilt.evaluate.models import Settings
+    from capfilt.evaluate.models import evaluate as evaluated
+    from capfilt.evaluate.pairs import load_pairs
+
+    models = [name for name in (options.captioner, options.matcher) if name is not None]
+    settings = Settings(
+        top=options.top,
+        threshold=options.threshold,
+        precision=options.precision,
+        device=choose_devices(options.device)[0],
+    )
+    pairs = load_pairs(data, options.truth_col, options.limit)
+    with progress("evaluate", len(pairs.images) * len(models)) as told:
+        return evaluated(pairs, options.captioner, options.matcher, settings, told)
