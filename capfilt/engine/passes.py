@@ -76,11 +76,12 @@ def check_models(plan: Plan, ledger: Ledger) -> bool:
         ModelError: a checkpoint is incomplete or of the wrong kind.
     """
     found = False
-    for planned in plan.planned:
-        stage = planned.stage
-        if is_barrier(stage) or stage.resource != "model" or not plan.missing(ledger, planned):
-            continue
-        with stage.open():
+    with contextlib.ExitStack() as held:  # stages of one model load it once
+        for planned in plan.planned:
+            stage = planned.stage
+            if is_barrier(stage) or stage.resource != "model" or not plan.missing(ledger, planned):
+                continue
+            held.enter_context(stage.open())
             found = True
     return found
 

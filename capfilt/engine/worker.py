@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
@@ -22,6 +23,7 @@ from capfilt.errors import CapfiltError, PlanError
 from capfilt.ledger.ledger import Ledger, Receipt
 from capfilt.ledger.source import rows_of
 from capfilt.stage import Transform
+from capfilt.stages.decoding import ImageTransform, SliceImages, threads_for
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +53,9 @@ class PassJob:
                 return transforms[planned.id]
 
             stages = tuple(_on_device(planned, device) for planned in self.stages)
-            yield lambda shard: advance_shard(reader, stages, shard, opened, advance)
+            threads = threads_for(device, len(self.devices))
+            pool = held.enter_context(ThreadPoolExecutor(threads)) if threads else None
+            yield lambda shard: advance_shard(reader, stages, shard, opened, advance, pool)
 
 
 def advance_shard(
@@ -60,17 +64,19 @@ def advance_shard(
     shard: str,
     opened: Callable[[Planned], Transform],
     advance: Advance,
+    pool: Executor | None = None,
 ) -> None:
     """Run those stages of a pass that have not done this shard, and commit their columns.
 
     Where another process has published one of them meanwhile, what was computed here from our own
-    copy of that column is thrown away: it must be computed from the published one.
+    copy of that column is thrown away: it must be computed from the published one. `pool` decodes
+    pictures ahead of their turn; None: nothing does.
 
     Raises:
         CapfiltError: with the shard and the stage named, whatever a stage raised.
     """
     while missing := tuple(p for p in stages if not reader.ledger.has(p.id, shard)):
-        outputs, seconds = _computed(reader, missing, shard, opened, advance)
+        outputs, seconds = _computed(reader, missing, shard, opened, advance, pool)
         for planned in missing:
             table = pa.Table.from_batches(outputs[planned.id], planned.stage.adds)
             if not commit(reader.ledger, planned, shard, table, seconds[planned.id]):
@@ -83,23 +89,25 @@ def _computed(
     shard: str,
     opened: Callable[[Planned], Transform],
     advance: Advance,
+    pool: Executor | None,
 ) -> tuple[dict[str, list[pa.RecordBatch]], dict[str, float]]:
     """Return the columns that each stage adds, in slices, and the seconds that it took."""
     work = reader.read(shard, _columns_before(missing))
     outputs: dict[str, list[pa.RecordBatch]] = {planned.id: [] for planned in missing}
     seconds = dict.fromkeys(outputs, 0.0)
-    parts = list(_slices(work, _slice_rows(missing)))
-    for part, following in zip_longest(parts, parts[1:]):
-        for planned in missing if following is not None else ():
-            _look_ahead(opened(planned), planned, following)
-        batch = part
+    parts = [_Slice(part) for part in _slices(work, _slice_rows(missing))]
+    for slice_, following in zip_longest(parts, parts[1:]):
+        if following is not None and pool is not None:
+            _look_ahead([opened(planned) for planned in missing], following, pool)
+        batch = slice_.rows
         for planned in missing:
             began = time.perf_counter()
-            added = _transformed(planned, opened(planned), batch, shard)
+            added = _transformed(planned, opened(planned), batch, slice_, shard)
             seconds[planned.id] += time.perf_counter() - began
             outputs[planned.id].append(added)
             batch = _widened(batch, added)
-        advance(part.num_rows)
+        advance(batch.num_rows)
+        slice_.images = None  # with it go its pixels, and what models keep of them
     return outputs, seconds
 
 
@@ -132,11 +140,15 @@ def commit(ledger: Ledger, planned: Planned, shard: str, table: pa.Table, second
 
 
 def _transformed(
-    planned: Planned, transform: Transform, batch: pa.RecordBatch, shard: str
+    planned: Planned, transform: Transform, batch: pa.RecordBatch, slice_: "_Slice", shard: str
 ) -> pa.RecordBatch:
     stage = planned.stage
+    needed = batch.select(list(stage.needs))
     try:
-        added = transform(batch.select(list(stage.needs)))
+        if isinstance(transform, ImageTransform):
+            added = transform(needed, slice_.pictures(needed))
+        else:
+            added = transform(needed)
     except CapfiltError:
         raise
     except Exception as error:
@@ -156,12 +168,28 @@ def _check_aligned(planned: Planned, added: pa.RecordBatch, rows: int, shard: st
         )
 
 
-def _look_ahead(transform: Transform, planned: Planned, following: pa.RecordBatch) -> None:
-    """Let a transform that can begin with the next slice, such as decoding its images."""
-    ahead = getattr(transform, "ahead", None)
-    if ahead is not None:
-        here = [name for name in planned.stage.needs if name in following.schema.names]
-        ahead(following.select(here))
+@dataclass(slots=True)
+class _Slice:
+    """Rows that go through the stages of a pass together, and their pictures."""
+
+    rows: pa.RecordBatch
+    images: SliceImages | None = None
+
+    def pictures(self, batch: pa.RecordBatch) -> SliceImages:
+        """Return the slice's pictures, which `batch` has."""
+        if self.images is None:
+            self.images = SliceImages(batch.column("image"))
+        return self.images
+
+
+def _look_ahead(transforms: list[Transform], following: _Slice, pool: Executor) -> None:
+    """Begin to decode the next slice's pictures as its stages will want them."""
+    if "image" not in following.rows.schema.names:
+        return
+    for transform in transforms:
+        if isinstance(transform, ImageTransform):
+            images = following.pictures(following.rows)
+            images.begin(transform.side, transform.framing, pool)
 
 
 def _on_device(planned: Planned, device: str) -> Planned:

@@ -16,7 +16,7 @@ from capfilt.models.checkpoints import resolve_model
 from capfilt.models.families import ModelKind, model_kind
 from capfilt.models.pixels import Framing, UndecodableImage, load_rgb
 from capfilt.models.protocols import Pixels, framing_of
-from capfilt.models.recipe import Beam, Lengths, Precision
+from capfilt.models.recipe import Beam, Captioning, Lengths, Precision
 
 if TYPE_CHECKING:
     from capfilt.models.blip import BlipMatcher
@@ -141,14 +141,16 @@ def _written(name: str, pairs: Pairs, how: Settings, told: Told) -> list[str]:
     from capfilt.models.opening import open_captioner
 
     captioner = open_captioner(
-        resolve_model(name, "captioner"),
-        decoding=Beam(how.num_beams),
-        lengths=how.lengths,
-        prompt=how.prompt,
-        num_captions=1,
-        seed=0,
+        Captioning(
+            resolve_model(name, "captioner"),
+            decoding=Beam(how.num_beams),
+            lengths=how.lengths,
+            prompt=how.prompt,
+            num_captions=1,
+            seed=0,
+            precision=how.precision,
+        ),
         device=how.device,
-        precision=how.precision,
     )
     texts: list[str] = []
     for start in range(0, len(pairs.images), _SLICE):

@@ -6,9 +6,7 @@ cost: an image's cross-attention keys and values are projected once an image and
 the number of its captions or candidate texts.
 """
 
-from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
 
@@ -19,6 +17,7 @@ from torch.nn.functional import normalize, scaled_dot_product_attention
 from transformers import BlipForConditionalGeneration, BlipForImageTextRetrieval
 
 from capfilt.errors import ModelError
+from capfilt.models.compute.buckets import Bucket, ImageMemo, States, padded_buckets
 from capfilt.models.compute.decoder import Decoder
 from capfilt.models.compute.loading import Normaliser, load_checkpoint, load_tokenizer
 from capfilt.models.compute.packed_linear import Dense
@@ -28,42 +27,30 @@ from capfilt.models.compute.uniforms import uniforms
 from capfilt.models.compute.vision import VisionTower
 from capfilt.models.filter_text import normalise_for_filter
 from capfilt.models.protocols import Pixels
-from capfilt.models.recipe import Beam, Lengths, ModelRef, Nucleus, Precision
+from capfilt.models.recipe import Beam, Captioning, ModelRef, Nucleus, Precision
 
 # Texts are padded to the first of these that holds them: a text's own length decides, so its
 # compute shape is its own. 35 is the paper's limit.
 TEXT_LENGTHS: Final = (8, 12, 16, 24, 35)
-_KEPT_STATES: Final = 64  # images whose vision states are kept between the stages of a pass
 
 
 class BlipCaptioner(Tiled):
     """Writes K captions an image (section 3.3; decoding figures of the authors' repository)."""
 
-    def __init__(
-        self,
-        ref: ModelRef,
-        *,
-        decoding: Nucleus | Beam,
-        lengths: Lengths,
-        prompt: str,
-        num_captions: int,
-        seed: int,
-        device: str = "cpu",
-        precision: Precision = "fp32",
-    ) -> None:
-        model = load_checkpoint(BlipForConditionalGeneration, ref, device, precision)
+    def __init__(self, recipe: Captioning, device: str = "cpu") -> None:
+        ref = recipe.model
+        model = load_checkpoint(BlipForConditionalGeneration, ref, device, recipe.precision)
         self._tokenizer = load_tokenizer(ref)
         self._pixels = Normaliser(ref, device, model.dtype)
-        self._decoding, self._lengths = decoding, lengths
-        self._k, self._seed, self._device = num_captions, seed, device
+        self._recipe, self._lengths, self._device = recipe, recipe.lengths, device
         text = model.config.text_config
         self._end, self._pad = int(text.sep_token_id), int(text.pad_token_id)
-        self._prompt = self._prompt_ids(prompt, int(text.bos_token_id))
+        self._prompt = self._prompt_ids(recipe.prompt, int(text.bos_token_id))
         self._vision = VisionTower(model.vision_model)
         super().__init__(TileSizes.of(self._vision.tokens, int(text.hidden_size), device))
         self._decoder = Decoder(model.text_decoder, self.sizes.slots, self.sizes.images)
         # Beam search is transformers' own, over our image states.
-        self._reference = model.text_decoder if isinstance(decoding, Beam) else None
+        self._reference = model.text_decoder if isinstance(recipe.decoding, Beam) else None
 
     @property
     def side(self) -> int:
@@ -82,9 +69,10 @@ class BlipCaptioner(Tiled):
         self._decoder.resize(self.sizes.slots, self.sizes.images)
 
     def _written(self, images: Sequence[Pixels], keys: Sequence[str]) -> torch.Tensor:
-        if isinstance(self._decoding, Beam):
-            return self._beams(images, self._decoding)
-        return self._sample(images, keys, self._decoding)
+        decoding = self._recipe.decoding
+        if isinstance(decoding, Beam):
+            return self._beams(images, decoding)
+        return self._sample(images, keys, decoding)
 
     def _prompt_ids(self, prompt: str, start: int) -> list[int]:
         """Tokenise the prompt; [CLS] becomes the decoder's start token and [SEP] is cut off."""
@@ -101,13 +89,14 @@ class BlipCaptioner(Tiled):
     ) -> torch.Tensor:
         """Return token ids (B, K, max_length), the prompt included."""
         steps = self._lengths.max_length - len(self._prompt)
-        noise = torch.from_numpy(uniforms(self._seed, keys, self._k, steps)).to(self._device)
+        noise = uniforms(self._recipe.seed, keys, self._recipe.num_captions, steps)
+        chances = torch.from_numpy(noise).to(self._device)
 
         def states(chosen: Sequence[int]) -> torch.Tensor:
             [(tile, _)] = tiles([images[i] for i in chosen], self.sizes.images)
             return self._vision(self._pixels(tile))
 
-        return self._decoder.sample(states, noise, self._prompt, recipe, self._lengths, self._end)
+        return self._decoder.sample(states, chances, self._prompt, recipe, self._lengths, self._end)
 
     def _beams(self, images: Sequence[Pixels], recipe: Beam) -> torch.Tensor:
         """Return token ids (B, K, length), the prompt included."""
@@ -130,7 +119,7 @@ class BlipCaptioner(Tiled):
             input_ids=torch.tensor([self._prompt], device=self._device).repeat(len(states), 1),
             encoder_hidden_states=states,
             num_beams=recipe.num_beams,
-            num_return_sequences=self._k,
+            num_return_sequences=self._recipe.num_captions,
             do_sample=False,
             repetition_penalty=recipe.repetition_penalty,
             min_length=self._lengths.min_length,
@@ -138,7 +127,7 @@ class BlipCaptioner(Tiled):
             eos_token_id=self._end,
             pad_token_id=self._pad,
         )
-        return ids.view(len(states), self._k, -1)
+        return ids.view(len(states), self._recipe.num_captions, -1)
 
     def _texts(self, ids: torch.Tensor) -> list[list[str]]:
         written = ids[:, :, len(self._prompt) :].tolist()
@@ -146,15 +135,6 @@ class BlipCaptioner(Tiled):
             [self._tokenizer.decode(one, skip_special_tokens=True).strip() for one in captions]
             for captions in written
         ]
-
-
-@dataclass(frozen=True, slots=True)
-class _Bucket:
-    """Texts of one padded length in tiles: which image and number each is, ids (tile, length)."""
-
-    places: list[tuple[int, int]]
-    real: int
-    ids: torch.Tensor
 
 
 class BlipMatcher(Tiled):
@@ -170,14 +150,14 @@ class BlipMatcher(Tiled):
         model = load_checkpoint(BlipForImageTextRetrieval, ref, device, precision)
         self._tokenizer = load_tokenizer(ref)
         self._pixels = Normaliser(ref, device, model.dtype)
-        self._device, self._pad = device, int(model.config.text_config.pad_token_id)
+        self._device = device
         self._first = _encoder_token(self._tokenizer, model, ref) if itm_token == "enc" else None
         self._vision, self._text = VisionTower(model.vision_model), TextTower(model.text_encoder)
         self._vision_proj, self._text_proj = Dense.of(model.vision_proj), Dense.of(model.text_proj)
         self._itm_head, self._width = Dense.of(model.itm_head), model.vision_proj.out_features
         hidden = int(model.config.text_config.hidden_size)
         super().__init__(TileSizes.of(self._vision.tokens, hidden, device))
-        self._states: OrderedDict[int, tuple[Pixels, torch.Tensor]] = OrderedDict()
+        self._memo = ImageMemo(self._encode)
 
     @property
     def side(self) -> int:
@@ -208,7 +188,7 @@ class BlipMatcher(Tiled):
     def _texts_embedded(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
         out = np.zeros((len(texts), self._width), np.float32)
         for bucket in self._buckets([[text] for text in texts]):
-            features = self._text_features(bucket.ids)[: bucket.real].float().cpu().numpy()
+            features = self._text_features(bucket)[: bucket.real].float().cpu().numpy()
             out[[place for place, _ in bucket.places[: bucket.real]]] = features
         return out
 
@@ -221,7 +201,7 @@ class BlipMatcher(Tiled):
         buckets = self._buckets(texts)
         for bucket, first in zip(buckets, self._grounded(buckets, states), strict=True):
             image = torch.stack([states[place][0] for place, _ in bucket.places])
-            rows = zip(bucket.places, self._itm(first), self._itc(bucket.ids, image), strict=True)
+            rows = zip(bucket.places, self._itm(first), self._itc(bucket, image), strict=True)
             for (place, number), p, s in list(rows)[: bucket.real]:
                 itm[place][number], itc[place][number] = p, s
         return itm, itc
@@ -237,54 +217,27 @@ class BlipMatcher(Tiled):
     def _image_features(self, first: torch.Tensor) -> torch.Tensor:
         return normalize(self._vision_proj(first), dim=-1)
 
+    def _encode(self, images: list[Pixels]) -> States:
+        """Return image states (B, N, D)."""
+        return (self._vision(self._pixels(images)),)
+
     def _vision_states(self, images: Sequence[Pixels]) -> list[torch.Tensor]:
-        """Return (N, D) states an image, encoding only those that are not at hand already.
+        """Return (N, D) states an image."""
+        return [states for (states,) in self._memo.of(images, self.sizes.images)]
 
-        `images.load_rgb` hands out one shared array an image, so the array is the key; holding it
-        keeps its id from being given to another.
-        """
-        fresh = list(
-            {id(image): image for image in images if id(image) not in self._states}.values()
-        )
-        for tile, real in tiles(fresh, self.sizes.images):
-            states = self._vision(self._pixels(tile))
-            for image, state in zip(tile[:real], states[:real], strict=True):
-                self._states[id(image)] = (image, state)
-        found = [self._states[id(image)][1] for image in images]
-        while len(self._states) > _KEPT_STATES:
-            self._states.popitem(last=False)
-        return found
-
-    def _buckets(self, texts: Sequence[Sequence[str]]) -> list[_Bucket]:
+    def _buckets(self, texts: Sequence[Sequence[str]]) -> list[Bucket]:
         """Tokenise, and group by padded length; a text of which nothing is left is not scored."""
-        scored = [
-            (place, number, text)
-            for place, own in enumerate(texts)
-            for number, text in enumerate(map(normalise_for_filter, own))
-            if text
-        ]
-        if not scored:
-            return []
-        encoded = self._tokenizer(
-            [text for _, _, text in scored], truncation=True, max_length=TEXT_LENGTHS[-1]
-        ).input_ids
-        groups: dict[int, list[tuple[int, int, list[int]]]] = {}
-        for (place, number, _), ids in zip(scored, encoded, strict=True):
-            length = next(n for n in TEXT_LENGTHS if n >= len(ids))
-            padded = [*ids, *[self._pad] * (length - len(ids))]
-            groups.setdefault(length, []).append((place, number, padded))
-        return [
-            _Bucket(
-                [(place, number) for place, number, _ in tile],
-                real,
-                torch.tensor([ids for _, _, ids in tile], device=self._device),
-            )
-            for group in groups.values()
-            for tile, real in tiles(group, self.sizes.texts)
-        ]
+
+        def encode(own: list[str]) -> list[list[int]]:
+            encoded = self._tokenizer(own, truncation=True, max_length=TEXT_LENGTHS[-1])
+            ids: list[list[int]] = encoded.input_ids
+            return ids
+
+        normalised = [[normalise_for_filter(text) for text in own] for own in texts]
+        return padded_buckets(normalised, encode, TEXT_LENGTHS, self.sizes.texts, self._device)
 
     def _grounded(
-        self, buckets: Sequence[_Bucket], states: Sequence[torch.Tensor]
+        self, buckets: Sequence[Bucket], states: Sequence[torch.Tensor]
     ) -> list[torch.Tensor]:
         """Return the last state (tile, D) of position 0 of every text, its image looked at.
 
@@ -293,7 +246,7 @@ class BlipMatcher(Tiled):
         """
         if not buckets:
             return []
-        masks = [self._mask(bucket.ids) for bucket in buckets]
+        masks = [_mask(bucket) for bucket in buckets]
         hidden = [self._text.begin(self._headed(bucket.ids)) for bucket in buckets]
         keys = _LayerKeys(self._text, states, self.sizes.images)
         for number in range(len(self._text.layers)):
@@ -308,27 +261,29 @@ class BlipMatcher(Tiled):
         chances: list[float] = torch.softmax(self._itm_head(first).float(), dim=-1)[:, 1].tolist()
         return chances
 
-    def _itc(self, ids: torch.Tensor, image: torch.Tensor) -> list[float]:
-        """Return the cosine of each text (tile, length) with its image's class state (tile, D)."""
-        products = self._text_features(ids) * self._image_features(image)
+    def _itc(self, bucket: Bucket, image: torch.Tensor) -> list[float]:
+        """Return the cosine of each text with its image's class state (tile, D)."""
+        products = self._text_features(bucket) * self._image_features(image)
         cosines: list[float] = products.float().sum(-1).tolist()
         return cosines
 
-    def _text_features(self, ids: torch.Tensor) -> torch.Tensor:
+    def _text_features(self, bucket: Bucket) -> torch.Tensor:
         """Return embeddings (tile, D) of texts alone, [CLS] at position 0."""
-        x, mask = self._text.begin(ids), self._mask(ids)
+        x, mask = self._text.begin(bucket.ids), _mask(bucket)
         for number in range(len(self._text.layers)):
             x = self._text.bidirectional(number, x, mask, None)
         return normalize(self._text_proj(x[:, 0]), dim=-1)
-
-    def _mask(self, ids: torch.Tensor) -> torch.Tensor:
-        return (ids != self._pad)[:, None, None]
 
     def _headed(self, ids: torch.Tensor) -> torch.Tensor:
         """Put [ENC] at position 0, or leave what the tokenizer put there."""
         if self._first is None:
             return ids
         return torch.cat([torch.full_like(ids[:, :1], self._first), ids[:, 1:]], dim=1)
+
+
+def _mask(bucket: Bucket) -> torch.Tensor:
+    """Return (tile, 1, 1, length): where a token stands."""
+    return bucket.mask.bool()[:, None, None]
 
 
 class _LayerKeys:

@@ -25,7 +25,7 @@ from capfilt.models.compute.tiles import Tiled, TileSizes, fixed_compute, tiles
 from capfilt.models.compute.uniforms import uniforms
 from capfilt.models.filter_text import normalise_for_filter
 from capfilt.models.protocols import Pixels
-from capfilt.models.recipe import Beam, Lengths, ModelRef, Nucleus, Precision
+from capfilt.models.recipe import Beam, Captioning, ModelRef, Precision
 
 # 32 tokens were the limit in training (the authors' code, `max_txt_len`).
 TEXT_LENGTHS: Final = (8, 12, 16, 24, 32)
@@ -41,25 +41,14 @@ class Blip2Captioner(Tiled):
 
     model_class: ClassVar[type[PreTrainedModel]] = Blip2ForConditionalGeneration
 
-    def __init__(
-        self,
-        ref: ModelRef,
-        *,
-        decoding: Nucleus | Beam,
-        lengths: Lengths,
-        prompt: str,
-        num_captions: int,
-        seed: int,
-        device: str = "cpu",
-        precision: Precision = "fp32",
-    ) -> None:
-        self._model = load_checkpoint(self.model_class, ref, device, precision)
+    def __init__(self, recipe: Captioning, device: str = "cpu") -> None:
+        ref = recipe.model
+        self._model = load_checkpoint(self.model_class, ref, device, recipe.precision)
         keep_queries_fp32(self._model)
         self._tokenizer = load_tokenizer(ref)
         self._pixels = Normaliser(ref, device, self._model.vision_model.dtype)
-        self._decoding, self._lengths = decoding, lengths
-        self._k, self._seed, self._device = num_captions, seed, device
-        self._prompt = self._prompt_of(prompt.strip())
+        self._recipe, self._lengths, self._device = recipe, recipe.lengths, device
+        self._prompt = self._prompt_of(recipe.prompt.strip())
         super().__init__(tile_sizes(self._model, device))
 
     @property
@@ -98,12 +87,13 @@ class Blip2Captioner(Tiled):
     def _tile(self, tile: Sequence[tuple[Pixels, str]]) -> torch.Tensor:
         language, prompt = self._model.language_model, self._prompt
         queries = self._queries([image for image, _ in tile])
-        if isinstance(self._decoding, Beam):
-            return search(language, queries, prompt, self._k, self._decoding, self._lengths)
-        steps = prompt.steps(self._lengths)
-        noise = uniforms(self._seed, [key for _, key in tile], self._k, steps)
+        recipe, lengths = self._recipe, self._lengths
+        if isinstance(recipe.decoding, Beam):
+            return search(language, queries, prompt, recipe.num_captions, recipe.decoding, lengths)
+        keys = [key for _, key in tile]
+        noise = uniforms(recipe.seed, keys, recipe.num_captions, prompt.steps(lengths))
         chances = torch.from_numpy(noise).to(self._device)
-        return sample(language, queries, prompt, chances, self._decoding, self._lengths)
+        return sample(language, queries, prompt, chances, recipe.decoding, lengths)
 
     def _queries(self, images: list[Pixels]) -> torch.Tensor:
         """Return what the language model reads of each image: (B, Q, its width)."""

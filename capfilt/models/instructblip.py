@@ -13,7 +13,7 @@ from transformers import AutoTokenizer, InstructBlipForConditionalGeneration, Pr
 
 from capfilt.errors import ModelError
 from capfilt.models.blip2 import Blip2Captioner
-from capfilt.models.recipe import Beam, Lengths, ModelRef, Nucleus, Precision
+from capfilt.models.recipe import Captioning, ModelRef
 
 QFORMER_TOKENIZER = "qformer_tokenizer"
 
@@ -23,29 +23,9 @@ class InstructBlipCaptioner(Blip2Captioner):
 
     model_class: ClassVar[type[PreTrainedModel]] = InstructBlipForConditionalGeneration
 
-    def __init__(
-        self,
-        ref: ModelRef,
-        *,
-        decoding: Nucleus | Beam,
-        lengths: Lengths,
-        prompt: str,
-        num_captions: int,
-        seed: int,
-        device: str = "cpu",
-        precision: Precision = "fp32",
-    ) -> None:
-        super().__init__(
-            ref,
-            decoding=decoding,
-            lengths=lengths,
-            prompt=prompt,
-            num_captions=num_captions,
-            seed=seed,
-            device=device,
-            precision=precision,
-        )
-        ids = _qformer_tokenizer(ref)(prompt.strip()).input_ids
+    def __init__(self, recipe: Captioning, device: str = "cpu") -> None:
+        super().__init__(recipe, device)
+        ids = _qformer_tokenizer(recipe.model)(recipe.prompt.strip()).input_ids
         self._instruction = torch.tensor([ids], device=device)
 
     def _looked(self, states: torch.Tensor) -> torch.Tensor:

@@ -5,39 +5,20 @@ from typing import TYPE_CHECKING
 
 from capfilt.models.families import ModelKind, model_kind
 from capfilt.models.protocols import Captioner, Matcher
-from capfilt.models.recipe import Beam, Lengths, ModelRef, Nucleus, Precision
+from capfilt.models.recipe import Captioning, ModelRef, Precision
 
 if TYPE_CHECKING:
     from capfilt.models.blip import BlipCaptioner
     from capfilt.models.blip2 import Blip2Captioner
 
 
-def open_captioner(
-    ref: ModelRef,
-    *,
-    decoding: Nucleus | Beam,
-    lengths: Lengths,
-    prompt: str,
-    num_captions: int,
-    seed: int,
-    device: str = "cpu",
-    precision: Precision = "fp32",
-) -> Captioner:
+def open_captioner(recipe: Captioning, device: str = "cpu") -> Captioner:
     """Load a captioner.
 
     Raises:
         ModelError: the checkpoint is incomplete, or no captioner.
     """
-    return _captioner_class(ref)(
-        ref,
-        decoding=decoding,
-        lengths=lengths,
-        prompt=prompt,
-        num_captions=num_captions,
-        seed=seed,
-        device=device,
-        precision=precision,
-    )
+    return _captioner_class(recipe.model)(recipe, device)
 
 
 def open_matcher(ref: ModelRef, itm_token: str, device: str, precision: Precision) -> Matcher:

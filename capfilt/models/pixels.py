@@ -1,6 +1,5 @@
 """From encoded bytes to the pixels that a model sees."""
 
-import functools
 import io
 import re
 from typing import Final, Literal
@@ -13,10 +12,6 @@ from PIL import Image
 # cuts the middle out.
 Framing = Literal["squash", "crop"]
 
-# How many decoded images are kept: one slice of a pass, so that two stages of the same pass decode
-# each picture once.
-# In a pass on a GPU that is 256 rows, and the next ones are decoded ahead.
-_KEPT = 512
 # A JPEG is decoded at a half, a quarter or an eighth of its size (by its DCT, which saves most of
 # the work) only while that leaves this many times the wanted side: what bicubic then sees is finer
 # than what it gives.
@@ -29,13 +24,11 @@ class UndecodableImage(ValueError):
     """The bytes are no image that Pillow can read; the message says why."""
 
 
-@functools.lru_cache(maxsize=_KEPT)
 def load_rgb(data: bytes, side: int, framing: Framing = "squash") -> npt.NDArray[np.uint8]:
     """Decode, convert to RGB and bring to (side, side, 3) by bicubic resampling.
 
     `squash` is BLIP's preprocessing short of the normalisation (BLIP repository,
-    `transform_test`), `crop` is CLIP's (CLIP repository, `_transform`). The array is shared and
-    read-only.
+    `transform_test`), `crop` is CLIP's (CLIP repository, `_transform`). The array is read-only.
 
     Raises:
         UndecodableImage: with the decoder's reason, the same for the same bytes.

@@ -1,11 +1,11 @@
 """What a model run is, apart from the model: frozen, hashable, and importable without torch."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Final, Literal
 
 from capfilt.errors import InputError
 from capfilt.fingerprint import NOT_IDENTITY
-from capfilt.option import DECODING, check_options, option
+from capfilt.option import DECODING, MODELS, REQUIRED, check_options, option
 
 Precision = Literal["fp32", "bf16"]
 
@@ -78,3 +78,43 @@ class Lengths:
         check_options(self)
         if self.min_length > self.max_length:
             raise InputError(f"lengths {self.min_length} to {self.max_length} are not a range")
+
+
+DEFAULT_PROMPT: Final = "a picture of "
+
+
+@dataclass(frozen=True)
+class Captioning:
+    """What a captioner writes: a function of these fields, an image and its key.
+
+    `lengths` count tokens with the prompt. Two runs with equal fields write equal texts.
+    """
+
+    model: ModelRef = option(
+        REQUIRED,
+        "Folder, hub name (also NAME@REVISION), or 'embedded'",
+        flag="captioner",
+        panel=MODELS,
+        given_as=str,
+        shown="embedded",
+    )
+    num_captions: int = option(1, "Captions an image", panel=DECODING, at_least=1)
+    decoding: Nucleus | Beam = Nucleus()
+    lengths: Lengths = Lengths()
+    prompt: str = option(
+        DEFAULT_PROMPT,
+        "What captions begin with; of an InstructBLIP the instruction",
+        panel=DECODING,
+        shown=repr(DEFAULT_PROMPT),
+    )
+    seed: int = option(0, "Of the sampling noise", panel=DECODING)
+    precision: Precision = option("fp32", "Of the models' arithmetic", panel=MODELS)
+
+    def __post_init__(self) -> None:
+        """Check what can be checked without the model."""
+        check_options(self)
+        if isinstance(self.decoding, Beam) and self.num_captions > self.decoding.num_beams:
+            raise InputError(
+                f"{self.num_captions} captions need as many beams; num_beams is "
+                f"{self.decoding.num_beams}"
+            )

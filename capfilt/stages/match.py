@@ -8,7 +8,7 @@ for a second model, of which the cosine similarity alone is kept.
 import contextlib
 import functools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
@@ -16,15 +16,18 @@ import pyarrow as pa
 
 from capfilt import schema
 from capfilt.fingerprint import NOT_IDENTITY
-from capfilt.models.protocols import Matcher, Pixels, framing_of
+from capfilt.models.protocols import Matcher, framing_of
 from capfilt.models.recipe import ModelRef, Precision
+from capfilt.models.shared import shared
 from capfilt.stage import Resource, Transform
-from capfilt.stages.decoding import ImageTransform, decode_rows, rows_for, threads_for
+from capfilt.stages.decoding import Decoded, ImageTransform, decoded_for, rows_for
+
+_Scores = list[float | None]
 
 
 @dataclass(frozen=True)
 class _Match:
-    """What both stages share. `itm_token`: `enc` as BLIP was trained, `cls` for comparison."""
+    """What the stages share. `itm_token`: `enc` as BLIP was trained, `cls` for comparison."""
 
     model: ModelRef
     itm_token: Literal["enc", "cls"] = "enc"
@@ -39,16 +42,22 @@ class _Match:
         """Rows wanted at a time."""
         return rows_for(self.device)
 
-    def transform(self, run: Callable[[Matcher, pa.RecordBatch], pa.RecordBatch]) -> ImageTransform:
-        """Load the matcher; returns `run` with it."""
-        matcher = self.matcher()
-        own = functools.partial(run, matcher)
-        threads = threads_for(self.device)
-        return ImageTransform(own, matcher.side, threads, framing_of(matcher))
+    @contextlib.contextmanager
+    def open(self) -> Iterator[Transform]:
+        """Load the matcher, or take the one that another stage has open; yield the transform."""
+        key = (self.model, self.itm_token, self.device, self.precision)
+        with shared(key, self._load) as matcher:
+            run = functools.partial(self.score, matcher)
+            yield ImageTransform(run, matcher.side, framing_of(matcher))
 
-    def matcher(self) -> Matcher:
-        """Return the matcher of this recipe: one a process."""
-        return _shared_matcher(self.model, self.itm_token, self.device, self.precision)
+    def score(self, matcher: Matcher, batch: pa.RecordBatch, images: Decoded) -> pa.RecordBatch:
+        """Return the added columns of a batch whose pictures are `images`."""
+        raise NotImplementedError
+
+    def _load(self) -> Matcher:
+        from capfilt.models.opening import open_matcher
+
+        return open_matcher(self.model, self.itm_token, self.device, self.precision)
 
 
 @dataclass(frozen=True)
@@ -59,10 +68,9 @@ class MatchWeb(_Match):
     needs = ("image", "caption")
     adds = schema.MATCH_WEB
 
-    @contextlib.contextmanager
-    def open(self) -> Iterator[Transform]:
-        """Load the matcher, and yield the transform."""
-        yield self.transform(match_web_batch)
+    def score(self, matcher: Matcher, batch: pa.RecordBatch, images: Decoded) -> pa.RecordBatch:
+        """Return the web text's scores; see `match_web_batch`."""
+        return match_web_batch(matcher, batch, images)
 
 
 @dataclass(frozen=True)
@@ -73,10 +81,9 @@ class MatchCaptions(_Match):
     needs = ("image", "captions")
     adds = schema.MATCH_CAPTIONS
 
-    @contextlib.contextmanager
-    def open(self) -> Iterator[Transform]:
-        """Load the matcher, and yield the transform."""
-        yield self.transform(match_captions_batch)
+    def score(self, matcher: Matcher, batch: pa.RecordBatch, images: Decoded) -> pa.RecordBatch:
+        """Return the synthetic texts' scores; see `match_captions_batch`."""
+        return match_captions_batch(matcher, batch, images)
 
 
 @dataclass(frozen=True)
@@ -88,10 +95,9 @@ class ScoreWeb(_Match):
     needs = ("image", "caption")
     adds = schema.SCORE_WEB
 
-    @contextlib.contextmanager
-    def open(self) -> Iterator[Transform]:
-        """Load the scorer, and yield the transform."""
-        yield self.transform(score_web_batch)
+    def score(self, matcher: Matcher, batch: pa.RecordBatch, images: Decoded) -> pa.RecordBatch:
+        """Return the web text's similarity; see `score_web_batch`."""
+        return score_web_batch(matcher, batch, images)
 
 
 @dataclass(frozen=True)
@@ -103,77 +109,83 @@ class ScoreCaptions(_Match):
     needs = ("image", "captions")
     adds = schema.SCORE_CAPTIONS
 
-    @contextlib.contextmanager
-    def open(self) -> Iterator[Transform]:
-        """Load the scorer, and yield the transform."""
-        yield self.transform(score_captions_batch)
+    def score(self, matcher: Matcher, batch: pa.RecordBatch, images: Decoded) -> pa.RecordBatch:
+        """Return the synthetic texts' similarities; see `score_captions_batch`."""
+        return score_captions_batch(matcher, batch, images)
 
 
-def match_web_batch(matcher: Matcher, batch: pa.RecordBatch) -> pa.RecordBatch:
+def match_web_batch(
+    matcher: Matcher, batch: pa.RecordBatch, images: Decoded | None = None
+) -> pa.RecordBatch:
     """Score each row's own web text; a row without an image, or without a text, gets null."""
-    places, images, errors = _decoded(matcher, batch)
-    captions = batch.column("caption").to_pylist()
-    texts = [[captions[place]] if captions[place] else [] for place in places]
-    itm: list[float | None] = [None] * batch.num_rows
-    itc: list[float | None] = [None] * batch.num_rows
+    found = decoded_for(matcher, batch) if images is None else images
+    itm, itc = matcher.match(found.images, _web_texts(batch, found))
     embeddings: list[Sequence[float] | None] = [None] * batch.num_rows
-    scored = zip(*matcher.match(images, texts), matcher.embed(images), strict=True)
-    for place, (p, s, vector) in zip(places, scored, strict=True):
-        itm[place], itc[place] = (_nulled(p)[0], _nulled(s)[0]) if p else (None, None)
+    for place, vector in zip(found.places, matcher.embed(found.images), strict=True):
         embeddings[place] = vector
-    columns = [itm, itc, embeddings, errors]
+    columns = [_first(batch, found, itm), _first(batch, found, itc), embeddings, found.errors]
     arrays = [pa.array(c, f.type) for c, f in zip(columns, schema.MATCH_WEB, strict=True)]
     return pa.record_batch(arrays, schema=schema.MATCH_WEB)
 
 
-def match_captions_batch(matcher: Matcher, batch: pa.RecordBatch) -> pa.RecordBatch:
+def match_captions_batch(
+    matcher: Matcher, batch: pa.RecordBatch, images: Decoded | None = None
+) -> pa.RecordBatch:
     """Score each row's synthetic texts; a row without them gets null."""
-    places, images, _ = _decoded(matcher, batch)
-    captions = batch.column("captions").to_pylist()
-    texts = [captions[place] or [] for place in places]
-    itm: list[list[float | None] | None] = [None] * batch.num_rows
-    itc: list[list[float | None] | None] = [None] * batch.num_rows
-    for place, p, s in zip(places, *matcher.match(images, texts), strict=True):
-        itm[place], itc[place] = _nulled(p), _nulled(s)
-    arrays = [pa.array(c, f.type) for c, f in zip([itm, itc], schema.MATCH_CAPTIONS, strict=True)]
+    found = decoded_for(matcher, batch) if images is None else images
+    scores = matcher.match(found.images, _captions(batch, found))
+    columns = [_every(batch, found, own) for own in scores]
+    arrays = [pa.array(c, f.type) for c, f in zip(columns, schema.MATCH_CAPTIONS, strict=True)]
     return pa.record_batch(arrays, schema=schema.MATCH_CAPTIONS)
 
 
-def score_web_batch(scorer: Matcher, batch: pa.RecordBatch) -> pa.RecordBatch:
+def score_web_batch(
+    scorer: Matcher, batch: pa.RecordBatch, images: Decoded | None = None
+) -> pa.RecordBatch:
     """Return each web text's similarity; a row without an image, or without a text, gets null."""
-    places, images, _ = _decoded(scorer, batch)
-    captions = batch.column("caption").to_pylist()
-    texts = [[captions[place]] if captions[place] else [] for place in places]
-    scores: list[float | None] = [None] * batch.num_rows
-    for place, own in zip(places, scorer.match(images, texts)[1], strict=True):
-        scores[place] = _nulled(own)[0] if own else None
-    return pa.record_batch([pa.array(scores, pa.float32())], schema=schema.SCORE_WEB)
+    found = decoded_for(scorer, batch) if images is None else images
+    _, similarity = scorer.match(found.images, _web_texts(batch, found))
+    column = pa.array(_first(batch, found, similarity), pa.float32())
+    return pa.record_batch([column], schema=schema.SCORE_WEB)
 
 
-def score_captions_batch(scorer: Matcher, batch: pa.RecordBatch) -> pa.RecordBatch:
+def score_captions_batch(
+    scorer: Matcher, batch: pa.RecordBatch, images: Decoded | None = None
+) -> pa.RecordBatch:
     """Return each row's synthetic texts' similarities; a row without them gets null."""
-    places, images, _ = _decoded(scorer, batch)
-    captions = batch.column("captions").to_pylist()
-    texts = [captions[place] or [] for place in places]
-    scores: list[list[float | None] | None] = [None] * batch.num_rows
-    for place, own in zip(places, scorer.match(images, texts)[1], strict=True):
-        scores[place] = _nulled(own)
-    column = pa.array(scores, pa.list_(pa.float32()))
+    found = decoded_for(scorer, batch) if images is None else images
+    _, similarity = scorer.match(found.images, _captions(batch, found))
+    column = pa.array(_every(batch, found, similarity), pa.list_(pa.float32()))
     return pa.record_batch([column], schema=schema.SCORE_CAPTIONS)
 
 
-def _decoded(
-    matcher: Matcher, batch: pa.RecordBatch
-) -> tuple[list[int], list[Pixels], list[str | None]]:
-    return decode_rows(batch.column("image"), matcher.side, framing_of(matcher))
+def _web_texts(batch: pa.RecordBatch, found: Decoded) -> list[list[str]]:
+    texts = batch.column("caption").to_pylist()
+    return [[texts[place]] if texts[place] else [] for place in found.places]
 
 
-def _nulled(scores: list[float]) -> list[float | None]:
+def _captions(batch: pa.RecordBatch, found: Decoded) -> list[list[str]]:
+    texts = batch.column("captions").to_pylist()
+    return [texts[place] or [] for place in found.places]
+
+
+def _first(batch: pa.RecordBatch, found: Decoded, scores: list[list[float]]) -> _Scores:
+    """Return the one score of each row, null where it has none."""
+    column: _Scores = [None] * batch.num_rows
+    for place, own in zip(found.places, scores, strict=True):
+        column[place] = _nulled(own)[0] if own else None
+    return column
+
+
+def _every(
+    batch: pa.RecordBatch, found: Decoded, scores: list[list[float]]
+) -> list[_Scores | None]:
+    """Return all scores of each row, null where it has no image."""
+    column: list[_Scores | None] = [None] * batch.num_rows
+    for place, own in zip(found.places, scores, strict=True):
+        column[place] = _nulled(own)
+    return column
+
+
+def _nulled(scores: list[float]) -> _Scores:
     return [None if math.isnan(score) else score for score in scores]
-
-
-@functools.lru_cache(maxsize=2)  # a matcher and a scorer
-def _shared_matcher(model: ModelRef, itm_token: str, device: str, precision: Precision) -> Matcher:
-    from capfilt.models.opening import open_matcher
-
-    return open_matcher(model, itm_token, device, precision)

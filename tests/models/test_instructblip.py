@@ -10,7 +10,7 @@ from capfilt.models.checkpoints import resolve_model
 from capfilt.models.families import ModelKind, model_kind
 from capfilt.models.instructblip import InstructBlipCaptioner
 from capfilt.models.opening import open_captioner
-from capfilt.models.recipe import Beam, Lengths, Nucleus
+from capfilt.models.recipe import Beam, Captioning, Lengths, Nucleus
 from tests.models.tiny2 import (
     IMAGE,
     OPT,
@@ -35,12 +35,14 @@ def captioner_of(
     folder: Path, decoding: Nucleus | Beam, k: int = 1, prompt: str = INSTRUCTION
 ) -> InstructBlipCaptioner:
     return InstructBlipCaptioner(
-        resolve_model(str(folder), "captioner"),
-        decoding=decoding,
-        lengths=Lengths(),
-        prompt=prompt,
-        num_captions=k,
-        seed=5,
+        Captioning(
+            resolve_model(str(folder), "captioner"),
+            decoding=decoding,
+            lengths=Lengths(),
+            prompt=prompt,
+            num_captions=k,
+            seed=5,
+        )
     )
 
 
@@ -94,7 +96,7 @@ def test_the_right_class_is_opened(folder: Path) -> None:
     assert model_kind(folder, "captioner") is ModelKind.INSTRUCTBLIP_CAPTIONER
     ref = resolve_model(str(folder), "captioner")
     opened = open_captioner(
-        ref, decoding=Nucleus(), lengths=Lengths(), prompt="a", num_captions=1, seed=0
+        Captioning(ref, decoding=Nucleus(), lengths=Lengths(), prompt="a", num_captions=1, seed=0)
     )
     assert type(opened) is InstructBlipCaptioner
     with pytest.raises(ModelError, match="is a InstructBlipForConditionalGeneration; as matcher"):

@@ -1,6 +1,9 @@
 """Decoding for the models: ahead of its turn, at a fraction of the size, and hurt row by row."""
 
 import io
+import threading
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -8,9 +11,10 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from capfilt.models.pixels import UndecodableImage, load_rgb
-from capfilt.stages import decoding as decoded
-from capfilt.stages.decoding import ImageTransform, decode_rows, rows_for, threads_for
+from capfilt.models.pixels import Framing, UndecodableImage, load_rgb
+from capfilt.models.protocols import Pixels
+from capfilt.stages import decoding
+from capfilt.stages.decoding import SliceImages, rows_for, threads_for
 
 
 def jpeg(width: int, height: int, seed: int = 0) -> bytes:
@@ -20,33 +24,56 @@ def jpeg(width: int, height: int, seed: int = 0) -> bytes:
     return out.getvalue()
 
 
-def batch_of(images: list[bytes | None]) -> pa.RecordBatch:
-    return pa.record_batch({"image": pa.array(images, pa.binary())})
+class Counting:
+    """`load_rgb`, with the number of pictures that were really decoded, by thread."""
+
+    def __init__(self) -> None:
+        self.by_thread: Counter[bool] = Counter()
+
+    def __call__(self, data: bytes, side: int, framing: Framing = "squash") -> Pixels:
+        self.by_thread[threading.current_thread() is threading.main_thread()] += 1
+        return load_rgb(data, side, framing)
 
 
-def test_what_was_decoded_ahead_is_found() -> None:
-    load_rgb.cache_clear()
-    batch = batch_of([jpeg(40, 30, 1), None, b"no image", jpeg(50, 30, 2)])
-    transform = ImageTransform(lambda b: b, 16, threads=2)
-    transform.ahead(batch)
-    decoded._pool(2).shutdown()  # waits for what was begun
-    decoded._pool.cache_clear()
-    before = load_rgb.cache_info()
-    assert before.currsize == 2
-    places, images, errors = decode_rows(batch.column("image"), 16)
-    after = load_rgb.cache_info()
-    assert after.hits - before.hits == 2
-    assert places == [0, 3]
-    assert [image.shape for image in images] == [(16, 16, 3)] * 2
-    assert errors[2] is not None
-    assert "UnidentifiedImageError" in errors[2]
+@pytest.fixture
+def counting(monkeypatch: pytest.MonkeyPatch) -> Counting:
+    counting = Counting()
+    monkeypatch.setattr(decoding, "load_rgb", counting)
+    return counting
 
 
-def test_on_a_cpu_nothing_is_decoded_ahead() -> None:
-    load_rgb.cache_clear()
+def column_of(images: list[bytes | None]) -> pa.Array:
+    return pa.array(images, pa.binary())
+
+
+def test_a_picture_is_decoded_once_for_each_side_and_framing(counting: Counting) -> None:
+    images = SliceImages(column_of([jpeg(40, 30, 1), None, b"no image", jpeg(50, 30, 2)]))
+    found = images.decoded(16)
+    assert found.places == [0, 3]
+    assert [image.shape for image in found.images] == [(16, 16, 3)] * 2
+    assert found.errors[0] is found.errors[1] is None
+    assert "UnidentifiedImageError" in str(found.errors[2])
+    assert images.decoded(16) is found
+    assert images.decoded(16, "crop").images[0] is not found.images[0]
+    assert images.decoded(24).images[0].shape == (24, 24, 3)
+    assert counting.by_thread == {True: 9}
+
+
+def test_what_was_begun_ahead_is_not_decoded_again(counting: Counting) -> None:
+    images = SliceImages(column_of([*(jpeg(40, 30, n) for n in range(5)), b"no image", None]))
+    with ThreadPoolExecutor(2) as pool:
+        images.begin(16, "squash", pool)
+        images.begin(16, "squash", pool)
+        found = images.decoded(16)
+        images.begin(16, "squash", pool)
+    assert counting.by_thread == {False: 6}
+    expected = SliceImages(column_of([jpeg(40, 30, n) for n in range(5)])).decoded(16)
+    assert all(map(np.array_equal, found.images, expected.images))
+    assert found.errors[5] is not None
+
+
+def test_a_gpu_has_threads_that_decode_and_a_cpu_has_none() -> None:
     assert threads_for("cpu") == 0
-    ImageTransform(lambda b: b, 16, threads_for("cpu")).ahead(batch_of([jpeg(40, 30)]))
-    assert load_rgb.cache_info().currsize == 0
     assert threads_for("cuda:0") >= 1
     assert rows_for("cuda:1") > rows_for("cpu")
 

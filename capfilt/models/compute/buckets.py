@@ -1,16 +1,13 @@
 """Texts in tiles of a fixed shape, and what is kept of images between the stages of a pass."""
 
-from collections import OrderedDict
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final
 
 import torch
 
 from capfilt.models.compute.tiles import tiles
 from capfilt.models.protocols import Pixels
-
-_KEPT: Final = 64  # images whose states are kept between the stages of a pass
 
 # What a model computes of an image, on a tile: tensors whose first dimension are the images.
 States = tuple[torch.Tensor, ...]
@@ -71,15 +68,19 @@ def _bucket(
 
 
 class ImageMemo:
-    """The states of images, computed once for the stages that look at the same images in turn.
+    """What a model computes of images, once for all stages that look at the same pixels.
 
-    `images.load_rgb` hands out one shared array an image, so the array is the key; holding it
-    keeps its id from being given to another.
+    An array of pixels is the key. Its entry lives as long as the array, which its slice of a pass
+    owns, so the memo needs no size of its own.
     """
 
     def __init__(self, encode: Callable[[list[Pixels]], States]) -> None:
         self._encode = encode
-        self._states: OrderedDict[int, tuple[Pixels, States]] = OrderedDict()
+        self._states: dict[int, tuple[weakref.ref[Pixels], States]] = {}
+
+    def __len__(self) -> int:
+        """Return how many images it has states of."""
+        return len(self._states)
 
     def of(self, images: Sequence[Pixels], tile: int) -> list[States]:
         """Return the states of each image, encoding those that are not at hand in tiles."""
@@ -87,8 +88,10 @@ class ImageMemo:
         for rows, real in tiles(list(fresh.values()), tile):
             encoded = self._encode(rows)
             for place, image in enumerate(rows[:real]):
-                self._states[id(image)] = (image, tuple(part[place] for part in encoded))
-        found = [self._states[id(image)][1] for image in images]
-        while len(self._states) > _KEPT:
-            self._states.popitem(last=False)
-        return found
+                self._keep(image, tuple(part[place] for part in encoded))
+        return [self._states[id(image)][1] for image in images]
+
+    def _keep(self, image: Pixels, states: States) -> None:
+        place = id(image)
+        alive = weakref.ref(image, lambda _: self._states.pop(place, None))
+        self._states[place] = (alive, states)
