@@ -6,7 +6,7 @@ import typing
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from capfilt.errors import InputError
 from capfilt.export.instructions import load_instructions
@@ -18,12 +18,16 @@ from capfilt.option import MODELS, POLICY
 from capfilt.recipe.round import Matching, Round, Scoring
 from capfilt.stages.caption import Caption
 from capfilt.stages.dedup.barrier import Dedup
-from capfilt.stages.policies.presets import BasicFilter, Policy, PolicyName, preset
+from capfilt.stages.policies.datacomp import BasicFilter
+from capfilt.stages.policies.presets import POLICIES, Policy
 
 # Flags that choose a recipe, and set no field of one.
 _PIPELINE: Final = Flag("pipeline", str, "A file with ROUND = Round(…), or a name of ours", MODELS)
 _POLICY: Final = Flag(
-    "policy", PolicyName, "Which texts are kept; raw asks no model [default: blip]", POLICY
+    "policy",
+    Literal[tuple(POLICIES)],
+    "Which texts are kept; raw uses no model [default: blip]",
+    POLICY,
 )
 # From what a user gives to what the field holds.
 _READ: Final[dict[str, Callable[[Any], object]]] = {
@@ -101,7 +105,7 @@ def _same(value: object) -> object:
 def _chosen(base: Round, given: Mapping[str, Any]) -> Round:  # by flag
     """Return a round with the recipes that the flags choose, before their figures are set."""
     caption = dataclasses.replace(base.caption, decoding=_decoding(base.caption.decoding, given))
-    select = preset(given["policy"]) if "policy" in given else base.select
+    select = _policy(given["policy"]) if "policy" in given else base.select
     scorer = base.scorer
     if scorer is None and "scorer" in given:
         scorer = Scoring(given["scorer"])
@@ -112,6 +116,12 @@ def _chosen(base: Round, given: Mapping[str, Any]) -> Round:  # by flag
         scorer=scorer,
         dedup=_dedup(base.dedup, given),
     )
+
+
+def _policy(name: str) -> Policy:
+    if name not in POLICIES:
+        raise InputError(f"there is no policy {name!r}; give one of {', '.join(POLICIES)}")
+    return POLICIES[name]()
 
 
 def _decoding(base: Nucleus | Beam, given: Mapping[str, Any]) -> Nucleus | Beam:

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from capfilt.errors import DamageError
 from capfilt.schema import FAILED_TO_DOWNLOAD
 from capfilt.stage import ColumnReader
-from capfilt.stages.policies.blip import ALL_REASONS
+from capfilt.stages.policies.reasons import ALL_REASONS
 
 _COLUMNS: Final = (
     "itm_score",

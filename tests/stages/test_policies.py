@@ -5,7 +5,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -32,18 +32,12 @@ from capfilt.recipe.round import Round, Scoring
 from capfilt.report.funnel import count_funnel
 from capfilt.stages.dedup.barrier import Dedup
 from capfilt.stages.match import ScoreCaptions, ScoreWeb
-from capfilt.stages.policies.blip import ALL_REASONS, REASONS
-from capfilt.stages.policies.presets import (
-    BasicFilter,
-    Fused,
-    Policy,
-    PolicyName,
-    Reranked,
-    TopRanked,
-    WebFirst,
-    itm_threshold,
-    preset,
-)
+from capfilt.stages.policies.datacomp import BasicFilter
+from capfilt.stages.policies.presets import POLICIES as PRESETS
+from capfilt.stages.policies.presets import Policy, itm_threshold
+from capfilt.stages.policies.ranked import Reranked, TopRanked
+from capfilt.stages.policies.reasons import ALL_REASONS, REASONS
+from capfilt.stages.policies.shares import Fused, WebFirst
 from tests.models.tiny2 import save_clip
 from tests.stages.test_contracts import png
 from tests.stages.test_select import Tables
@@ -374,13 +368,13 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(save_clip(tmp_path_factory.mktemp("clip") / "clip"))
 
 
-NAMES: tuple[PolicyName, ...] = ("blip", "blip2", "laion-coco", "nguyen", "datacomp", "fusion")
+NAMES = ("blip", "blip2", "laion-coco", "nguyen", "datacomp", "fusion")
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_preset_makes_a_round_that_fits_together_and_is_remembered(name: Any, clip: str) -> None:
     recipe = build_round(RoundOptions(policy=name, scorer=clip))
-    assert recipe.select == preset(name)
+    assert recipe.select == PRESETS[name]()
     plan = compile_plan(recipe.stages(), ["a"])
     assert {"score_web", "score_captions"} <= {p.stage.name for p in plan.planned}
     assert from_plain(Round, to_plain(recipe)) == recipe
@@ -398,8 +392,8 @@ def test_a_scorer_changes_the_identity_of_nothing_that_is_there(clip: str) -> No
 
 
 def test_policies_do_not_share_a_name() -> None:
-    assert len({preset(name).name for name in get_args(PolicyName)}) == len(NAMES) + 1
-    assert set(get_args(PolicyName)) == {*NAMES, "raw"}
+    assert len({PRESETS[name]().name for name in PRESETS}) == len(NAMES) + 1
+    assert set(PRESETS) == {*NAMES, "raw"}
 
 
 def test_the_raw_policy_asks_no_model() -> None:
@@ -520,7 +514,7 @@ def test_every_policy_runs_to_an_export_and_reuses_what_was_scored(
         assert done.finished is not None
         assert sum(done.finished.funnel.reasons.values()) == 6
         card = (Path(done.finished.dataset) / "README.md").read_text()
-        assert type(preset(name)).__name__ in card or name == "blip"
+        assert type(PRESETS[name]()).__name__ in card or name == "blip"
         files = set((tmp_path / "run" / "stages").glob("[cms]*/*.parquet"))
         models = {file for file in files if not file.parent.name.startswith("select")}
         assert models == (scored or models)  # only the first policy runs any model

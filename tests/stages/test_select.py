@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from capfilt import schema
 from capfilt.errors import DamageError, InputError
 from capfilt.report.funnel import count_funnel
-from capfilt.stages.policies.blip import REASONS, Origins, Select
+from capfilt.stages.policies.blip import Origins, Select
 from capfilt.stages.policies.raw import RawWeb
+from capfilt.stages.policies.reasons import REASONS
 
 Row = dict[str, Any]
 TYPES = {

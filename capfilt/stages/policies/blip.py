@@ -6,7 +6,7 @@ Models score every text, kept or not, so another threshold runs this stage and t
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar, Final, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -16,32 +16,11 @@ import pyarrow.compute as pc
 from capfilt import schema
 from capfilt.option import POLICY, check_options, option
 from capfilt.stage import Resource, Transform
+from capfilt.stages.policies.reasons import REASONS, is_word, reasons_of
+from capfilt.stages.policies.texts import folded_codes
 
 # Whose texts are looked at; the others are as good as missing.
 Origins = Literal["both", "web", "synthetic"]
-
-# Why a row is or is not in the export. A row has the first of these that fits.
-REASONS: Final = (
-    schema.DUPLICATE_URL,
-    schema.INVALID_URL,
-    schema.FAILED_TO_DOWNLOAD,
-    schema.FAILED_TO_RESIZE,
-    "undecodable",  # fetched and resized, but the model's decoder refuses it
-    "duplicate_image",  # a near-duplicate with a better score is kept
-    "no_text_kept",
-    "kept_web",
-    "kept_synthetic",
-    "kept_both",
-)
-_PLACES: Final = {reason: place for place, reason in enumerate(REASONS)}
-# What other policies say besides; in the order in which a funnel tells them.
-ALL_REASONS: Final = (
-    *REASONS[:6],
-    "small_image",
-    "extreme_aspect",
-    "short_text",  # a text reached the score, and is too short
-    *REASONS[6:],
-)
 
 
 @dataclass(frozen=True)
@@ -93,7 +72,7 @@ class Select:
         web &= self.origins != "synthetic"
         synthetic, offsets = self._keep_synthetic(batch, web, usable)
         any_synthetic = _any_in_list(synthetic, offsets)
-        reasons = _reasons(batch, self.dedup, web, any_synthetic)
+        reasons = reasons_of(batch, self.dedup, web, any_synthetic)
         return pa.record_batch(
             [
                 pa.array(web),
@@ -106,7 +85,7 @@ class Select:
         )
 
     def _usable(self, batch: pa.RecordBatch) -> npt.NDArray[np.bool_]:
-        usable = _is(batch.column("status"), schema.SUCCESS)
+        usable = is_word(batch.column("status"), schema.SUCCESS)
         if self.dedup:
             usable &= batch.column("dup_of").is_null().to_numpy(zero_copy_only=False)
         return usable
@@ -147,49 +126,6 @@ def _repeats(
     return repeats
 
 
-def folded_codes(
-    web_texts: pa.Array, texts: pa.Array
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Return a number for each text: equal where they say the same; -1 for null."""
-    said = pa.concat_arrays([web_texts, texts.cast(web_texts.type)])
-    folded = pc.utf8_lower(pc.utf8_trim_whitespace(said)).dictionary_encode()
-    codes = _numbers(folded.indices, -1).astype(np.int64)
-    return codes[: len(web_texts)], codes[len(web_texts) :]
-
-
-def faults(batch: pa.RecordBatch, dedup: bool) -> npt.NDArray[np.int8]:
-    """Return each row's place in `ALL_REASONS` of why it can keep nothing, whatever its scores.
-
-    Rows that can keep something have that of `no_text_kept`.
-    """
-    nothing = np.zeros(batch.num_rows, bool)
-    own = _reasons(batch, dedup, nothing, nothing)
-    places: npt.NDArray[np.int8] = np.array([ALL_REASONS.index(r) for r in REASONS], np.int8)[own]
-    return places
-
-
-def _reasons(
-    batch: pa.RecordBatch,
-    dedup: bool,
-    web: npt.NDArray[np.bool_],
-    synthetic: npt.NDArray[np.bool_],
-) -> npt.NDArray[np.int8]:
-    """Return each row's place in `REASONS`."""
-    reasons = np.full(batch.num_rows, _PLACES["no_text_kept"], np.int8)
-    reasons[web] = _PLACES["kept_web"]
-    reasons[synthetic] = _PLACES["kept_synthetic"]
-    reasons[web & synthetic] = _PLACES["kept_both"]
-    if dedup:
-        duplicate = batch.column("dup_of").is_valid().to_numpy(zero_copy_only=False)
-        reasons[duplicate] = _PLACES["duplicate_image"]
-    for column in ("caption_error", "match_error"):
-        broken = batch.column(column).is_valid().to_numpy(zero_copy_only=False)
-        reasons[broken] = _PLACES["undecodable"]
-    for status in REASONS[:4]:
-        reasons[_is(batch.column("status"), status)] = _PLACES[status]
-    return reasons
-
-
 def _at_least(scores: pa.Array, threshold: float) -> npt.NDArray[np.bool_]:
     """Say which scores are at least `threshold`, as float32; null and NaN are not."""
     enough: npt.NDArray[np.bool_] = _numbers(scores, np.nan) >= np.float32(threshold)
@@ -199,11 +135,6 @@ def _at_least(scores: pa.Array, threshold: float) -> npt.NDArray[np.bool_]:
 def _numbers(values: pa.Array, null: float) -> npt.NDArray[np.float32]:
     numbers: npt.NDArray[np.float32] = values.fill_null(null).to_numpy(zero_copy_only=False)
     return numbers
-
-
-def _is(values: pa.Array, word: str) -> npt.NDArray[np.bool_]:
-    equal: npt.NDArray[np.bool_] = pc.equal(values, word).to_numpy(zero_copy_only=False)
-    return equal.astype(bool)
 
 
 def _any_in_list(

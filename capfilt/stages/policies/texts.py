@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from capfilt import schema
-from capfilt.stages.policies.blip import ALL_REASONS, faults, folded_codes
+from capfilt.stages.policies.reasons import ALL_REASONS, faults
 
 # Which model's judgement: the matcher's ITM probability or ITC cosine, or the scorer's cosine.
 Score = Literal["itm", "itc", "similarity"]
@@ -128,6 +128,11 @@ def top_cut(scores: Scores, fraction: float) -> np.float32:
     return np.float32(np.partition(there, len(there) - wanted)[len(there) - wanted])
 
 
+def joined(parts: list[Scores]) -> Scores:
+    """Return the scores of all parts."""
+    return np.concatenate([np.zeros(0, np.float32), *parts])
+
+
 def decided(texts: Texts, keep: Mask, fault: npt.NDArray[np.int8] | None = None) -> pa.RecordBatch:
     """Return the columns of `schema.SELECT`; `fault`: why rows keep nothing, if not `texts`'."""
     reasons = np.array(texts.fault if fault is None else fault)
@@ -172,3 +177,13 @@ def _lengths(batch: pa.RecordBatch) -> npt.NDArray[np.int64]:
     lengths = pc.list_value_length(batch.column("captions")).fill_null(0)
     counts: npt.NDArray[np.int64] = lengths.to_numpy(zero_copy_only=False).astype(np.int64)
     return counts
+
+
+def folded_codes(
+    web_texts: pa.Array, texts: pa.Array
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Return a number for each text: equal where they say the same; -1 for null."""
+    said = pa.concat_arrays([web_texts, texts.cast(web_texts.type)])
+    folded = pc.utf8_lower(pc.utf8_trim_whitespace(said)).dictionary_encode()
+    codes = folded.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
+    return codes[: len(web_texts)], codes[len(web_texts) :]
