@@ -9,10 +9,17 @@ import enum
 import hashlib
 import json
 import math
+import sys
+from pathlib import Path
 from typing import Any, Final
 
 # Put into a dataclass field's metadata when the field changes speed or place but not results.
 NOT_IDENTITY: Final = {"capfilt_identity": False}
+# Of a field that a stage got after it was in use: what came out before is what its default gives,
+# so the default is no part of the identity and finished runs stay valid.
+ADDED_LATER: Final = {"capfilt_added_later": True}
+_OURS: Final = "capfilt"
+_digests: Final[dict[str, str]] = {}  # of files; a loaded class does not change with its file
 
 
 def fingerprint(value: object) -> str:
@@ -20,7 +27,7 @@ def fingerprint(value: object) -> str:
 
     Accepts None, bool, int, finite float, str, bytes, enums, and tuples, lists, string-keyed
     dicts and dataclasses of these. A dataclass counts by its class name and its fields, except
-    those whose metadata is `NOT_IDENTITY`.
+    those whose metadata is `NOT_IDENTITY`; one that is not capfilt's own also by its code.
 
     Raises:
         TypeError: for anything else; the message says where in the value it lies.
@@ -43,7 +50,11 @@ def _canonical(value: object, where: str) -> Any:  # Any: a JSON tree has no nar
     if isinstance(value, dict):
         return {"dict": _canonical_dict(value, where)}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {"dataclass": type(value).__qualname__, "fields": identity_fields(value, where)}
+        return {
+            "dataclass": type(value).__qualname__,
+            "fields": identity_fields(value, where),
+            **code_identity(type(value)),
+        }
     raise TypeError(
         f"{where} is a {type(value).__name__}, which has no stable digest; "
         "use plain numbers, strings, tuples and frozen dataclasses in a configuration"
@@ -62,5 +73,40 @@ def identity_fields(value: Any, where: str = "value") -> dict[str, Any]:
     return {
         field.name: _canonical(getattr(value, field.name), f"{where}.{field.name}")
         for field in dataclasses.fields(value)
-        if field.metadata.get("capfilt_identity", True)
+        if field.metadata.get("capfilt_identity", True) and not _is_default(field, value)
     }
+
+
+def code_identity(kind: type) -> dict[str, list[str]]:
+    """Return the digests of the files that define a class and its bases, capfilt's own left out.
+
+    Empty for a class of capfilt's: its code counts by the `version` of its stage.
+
+    Raises:
+        TypeError: the class was defined where there is no file.
+    """
+    digests = [
+        _file_digest(base)
+        for base in kind.__mro__
+        if (top := base.__module__.partition(".")[0]) != _OURS
+        and top not in sys.stdlib_module_names
+    ]
+    return {"code": [kind.__qualname__, *sorted(set(digests))]} if digests else {}
+
+
+def _is_default(field: "dataclasses.Field[Any]", value: Any) -> bool:  # any dataclass
+    return "capfilt_added_later" in field.metadata and getattr(value, field.name) == field.default
+
+
+def _file_digest(kind: type) -> str:
+    module = sys.modules.get(kind.__module__)
+    file = getattr(module, "__file__", None)
+    if file is None:
+        raise TypeError(
+            f"the class {kind.__qualname__} was defined where there is no file, so a change of its "
+            "code cannot be noticed; put it into a Python file and import it"
+        )
+    if file not in _digests:
+        content = Path(file).read_bytes()
+        _digests[file] = hashlib.blake2b(content, digest_size=8).hexdigest()
+    return _digests[file]

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeVar
 
 from capfilt.errors import InputError
-from capfilt.fingerprint import NOT_IDENTITY
+from capfilt.fingerprint import ADDED_LATER, NOT_IDENTITY
 
 T = TypeVar("T")
 REQUIRED: Final[Any] = dataclasses.MISSING  # a field that has no default
@@ -85,6 +85,7 @@ def option(
     given_as: Any = None,  # a type hint
     shown: str | None = None,
     identity: bool = True,
+    added_later: bool = False,
     at_least: float | None = None,
     above: float | None = None,
     at_most: float | None = None,
@@ -93,12 +94,13 @@ def option(
     """Declare a field of a frozen dataclass as an option; see `Option`.
 
     `default` may be `REQUIRED`. `identity` False: the value changes speed or place but not what
-    comes out, so that it is no part of a stage's id. The bounds hold for numbers, and for each
-    number of a tuple.
+    comes out, so that it is no part of a stage's id. `added_later`: the default gives what came out
+    before there was this option. The bounds hold for numbers, and for each number of a tuple.
     """
     bounds = Bounds(at_least, above, at_most, below)
     declared = Option(help, flag, panel, given_as, shown, bounds)
-    metadata = {_KEY: declared, **({} if identity else NOT_IDENTITY)}
+    kind = ({} if identity else NOT_IDENTITY) | (ADDED_LATER if added_later else {})
+    metadata = {_KEY: declared, **kind}
     field: T = dataclasses.field(default=default, metadata=metadata)
     return field
 

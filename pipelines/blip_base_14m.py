@@ -10,8 +10,8 @@ model from BERT's, here both begin anew (or give --init); the learning rate deca
 """
 
 from capfilt.models.checkpoints import resolve_model
-from capfilt.models.recipe import Lengths, Nucleus
-from capfilt.recipe.round import Matching, Round
+from capfilt.models.recipe import Lengths, Matching, Nucleus
+from capfilt.recipe.round import Round
 from capfilt.rounds import PairFolder, Rounds, TrainPlan
 from capfilt.stages.caption import Caption
 from capfilt.stages.download import Download, Resize

@@ -5,8 +5,8 @@ Figures of decoding and filtering are those of the paper and its repository (arX
 """
 
 from capfilt.models.checkpoints import resolve_model
-from capfilt.models.recipe import Lengths, Nucleus
-from capfilt.recipe.round import Matching, Round
+from capfilt.models.recipe import Lengths, Matching, Nucleus
+from capfilt.recipe.round import Round
 from capfilt.stages.caption import Caption
 from capfilt.stages.download import Download, Resize
 from capfilt.stages.policies.blip import Select

@@ -1,8 +1,8 @@
 """The round of the embedded models, spelt out: copy this file and change what you need."""
 
 from capfilt.models.checkpoints import resolve_model
-from capfilt.models.recipe import Lengths, Nucleus
-from capfilt.recipe.round import Matching, Round
+from capfilt.models.recipe import Lengths, Matching, Nucleus
+from capfilt.recipe.round import Round
 from capfilt.stages.caption import Caption
 from capfilt.stages.dedup.barrier import Dedup
 from capfilt.stages.download import Download, Resize

@@ -14,7 +14,7 @@ from typing_extensions import TypeIs
 
 from capfilt import schema
 from capfilt.errors import PlanError
-from capfilt.fingerprint import fingerprint, identity_fields
+from capfilt.fingerprint import code_identity, fingerprint, identity_fields
 from capfilt.ledger import source
 from capfilt.ledger.ledger import Ledger
 from capfilt.stage import BarrierStage, Stage
@@ -94,6 +94,7 @@ def _identified(
     stage: Stage | BarrierStage, upstream: tuple[str, ...], shards: Sequence[str]
 ) -> Planned:
     parts: list[object] = [stage.name, stage.version, identity_fields(stage), upstream]
+    parts += [code] if (code := code_identity(type(stage))) else []
     if is_barrier(stage):
         parts.append(tuple(shards))
     return Planned(stage, f"{stage.name}-{fingerprint(parts)}", upstream)

@@ -1,11 +1,14 @@
 """What a model run is, apart from the model: frozen, hashable, and importable without torch."""
 
 from dataclasses import dataclass, field
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 from capfilt.errors import InputError
 from capfilt.fingerprint import NOT_IDENTITY
 from capfilt.option import DECODING, MODELS, REQUIRED, check_options, option
+
+if TYPE_CHECKING:
+    from capfilt.models.protocols import Matcher
 
 Precision = Literal["fp32", "bf16"]
 
@@ -118,3 +121,49 @@ class Captioning:
                 f"{self.num_captions} captions need as many beams; num_beams is "
                 f"{self.decoding.num_beams}"
             )
+
+
+@dataclass(frozen=True)
+class Matching:
+    """The filter's recipe; it becomes the two match stages. `matcher` may be one's own."""
+
+    model: ModelRef = option(
+        REQUIRED,
+        "Folder, hub name (also NAME@REVISION), or 'embedded'",
+        flag="matcher",
+        panel=MODELS,
+        given_as=str,
+        shown="embedded",
+    )
+    itm_token: Literal["enc", "cls"] = option(
+        "enc", "Token at position 0 for ITM: enc as BLIP was trained", panel=MODELS
+    )
+    precision: Precision = option("fp32", "Of the models' arithmetic", panel=MODELS)
+
+    def __post_init__(self) -> None:
+        """Check the words."""
+        check_options(self)
+
+    def matcher(self, device: str) -> "Matcher":
+        """Load the checkpoint `model` as a matcher; a matcher of one's own overrides this."""
+        from capfilt.models.opening import open_matcher
+
+        return open_matcher(self.model, self.itm_token, device, self.precision)
+
+
+@dataclass(frozen=True, slots=True)
+class Scoring:
+    """The recipe of a second model whose similarities a policy looks at; two stages too."""
+
+    model: ModelRef = option(
+        REQUIRED,
+        "A second matcher for its similarity, a CLIP for most",
+        flag="scorer",
+        panel=MODELS,
+        given_as=str,
+    )
+    precision: Precision = option("fp32", "Of the models' arithmetic", panel=MODELS)
+
+    def __post_init__(self) -> None:
+        """Check the words."""
+        check_options(self)

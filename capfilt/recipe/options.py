@@ -13,9 +13,9 @@ from capfilt.export.instructions import load_instructions
 from capfilt.flags import Flag, check_names, flags_of, replaced
 from capfilt.models.checkpoints import EMBEDDED, resolve_model, share_weights
 from capfilt.models.families import ModelKind, model_kind
-from capfilt.models.recipe import Beam, Nucleus
+from capfilt.models.recipe import Beam, Matching, Nucleus, Scoring
 from capfilt.option import MODELS, POLICY
-from capfilt.recipe.round import Matching, Round, Scoring
+from capfilt.recipe.round import Round
 from capfilt.stages.caption import Caption
 from capfilt.stages.dedup.barrier import Dedup
 from capfilt.stages.policies.datacomp import BasicFilter

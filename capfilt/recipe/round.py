@@ -9,7 +9,7 @@ import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
 from capfilt.engine.attempts import with_attempts
 from capfilt.engine.plan import Plan, compile_plan
@@ -18,8 +18,8 @@ from capfilt.export import ExportConfig
 from capfilt.fingerprint import fingerprint
 from capfilt.ledger.ledger import Ledger
 from capfilt.ledger.source import SourceManifest, load_manifest
-from capfilt.models.recipe import ModelRef, Precision
-from capfilt.option import MODELS, REQUIRED, WORK, check_options, option
+from capfilt.models.recipe import Matching, ModelRef, Precision, Scoring
+from capfilt.option import WORK, check_options, option
 from capfilt.plain import from_plain, to_plain
 from capfilt.stage import BarrierStage, Stage
 from capfilt.stages.caption import Caption
@@ -32,46 +32,6 @@ from capfilt.stages.policies.presets import Policy
 from capfilt.stages.policies.raw import RawWeb, Unjudged
 
 _ROUNDS: Final = "rounds"
-
-
-@dataclass(frozen=True, slots=True)
-class Matching:
-    """The filter's recipe; it becomes the two match stages."""
-
-    model: ModelRef = option(
-        REQUIRED,
-        "Folder, hub name (also NAME@REVISION), or 'embedded'",
-        flag="matcher",
-        panel=MODELS,
-        given_as=str,
-        shown="embedded",
-    )
-    itm_token: Literal["enc", "cls"] = option(
-        "enc", "Token at position 0 for ITM: enc as BLIP was trained", panel=MODELS
-    )
-    precision: Precision = option("fp32", "Of the models' arithmetic", panel=MODELS)
-
-    def __post_init__(self) -> None:
-        """Check the words."""
-        check_options(self)
-
-
-@dataclass(frozen=True, slots=True)
-class Scoring:
-    """The recipe of a second model whose similarities a policy looks at; two stages too."""
-
-    model: ModelRef = option(
-        REQUIRED,
-        "A second matcher for its similarity, a CLIP for most",
-        flag="scorer",
-        panel=MODELS,
-        given_as=str,
-    )
-    precision: Precision = option("fp32", "Of the models' arithmetic", panel=MODELS)
-
-    def __post_init__(self) -> None:
-        """Check the words."""
-        check_options(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,10 +96,11 @@ class Round:
 
     def _models(self) -> list[Stage]:
         how, second = self.matching, self.scorer
+        own = None if type(how) is Matching else how
         stages: list[Stage] = [
             self.caption,
-            MatchWeb(how.model, how.itm_token, how.precision),
-            MatchCaptions(how.model, how.itm_token, how.precision),
+            MatchWeb(how.model, how.itm_token, how.precision, recipe=own),
+            MatchCaptions(how.model, how.itm_token, how.precision, recipe=own),
         ]
         if second is not None:
             stages.append(ScoreWeb(second.model, precision=second.precision))

@@ -33,12 +33,16 @@ class Caption(Captioning):
         """Rows wanted at a time."""
         return rows_for(self.device)
 
+    def captioner(self) -> Captioner:
+        """Load the checkpoint `model` as a captioner; a captioner of one's own overrides this."""
+        from capfilt.models.opening import open_captioner
+
+        return open_captioner(self, self.device)
+
     @contextlib.contextmanager
     def open(self) -> Iterator[Transform]:
         """Load the captioner, and yield the transform."""
-        from capfilt.models.opening import open_captioner
-
-        captioner = open_captioner(self, self.device)
+        captioner = self.captioner()
         run = functools.partial(caption_batch, captioner)
         yield ImageTransform(run, captioner.side, framing_of(captioner))
 

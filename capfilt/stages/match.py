@@ -15,9 +15,9 @@ from typing import ClassVar, Literal
 import pyarrow as pa
 
 from capfilt import schema
-from capfilt.fingerprint import NOT_IDENTITY
+from capfilt.fingerprint import ADDED_LATER, NOT_IDENTITY
 from capfilt.models.protocols import Matcher, framing_of
-from capfilt.models.recipe import ModelRef, Precision
+from capfilt.models.recipe import Matching, ModelRef, Precision
 from capfilt.models.shared import shared
 from capfilt.stage import Resource, Transform
 from capfilt.stages.decoding import Decoded, ImageTransform, decoded_for, rows_for
@@ -33,6 +33,7 @@ class _Match:
     itm_token: Literal["enc", "cls"] = "enc"
     precision: Precision = "fp32"
     device: str = field(default="cpu", metadata=NOT_IDENTITY)
+    recipe: Matching | None = field(default=None, metadata=ADDED_LATER)  # a matcher of one's own
 
     version = 2
     resource: ClassVar[Resource] = "model"
@@ -45,7 +46,7 @@ class _Match:
     @contextlib.contextmanager
     def open(self) -> Iterator[Transform]:
         """Load the matcher, or take the one that another stage has open; yield the transform."""
-        key = (self.model, self.itm_token, self.device, self.precision)
+        key = (self.model, self.itm_token, self.device, self.precision, self.recipe)
         with shared(key, self._load) as matcher:
             run = functools.partial(self.score, matcher)
             yield ImageTransform(run, matcher.side, framing_of(matcher))
@@ -55,9 +56,8 @@ class _Match:
         raise NotImplementedError
 
     def _load(self) -> Matcher:
-        from capfilt.models.opening import open_matcher
-
-        return open_matcher(self.model, self.itm_token, self.device, self.precision)
+        own = self.recipe or Matching(self.model, self.itm_token, self.precision)
+        return own.matcher(self.device)
 
 
 @dataclass(frozen=True)

@@ -21,9 +21,9 @@ from capfilt.engine.plan import is_barrier
 from capfilt.fingerprint import fingerprint
 from capfilt.inputs.refs import file_ref
 from capfilt.models.checkpoints import resolve_model
-from capfilt.models.recipe import Beam, Lengths, ModelRef
+from capfilt.models.recipe import Beam, Lengths, Matching, ModelRef
 from capfilt.plain import from_plain, to_plain
-from capfilt.recipe.round import Matching, Round
+from capfilt.recipe.round import Round
 from capfilt.simweb.corruption import Noise
 from capfilt.simweb.server import WebServer
 from capfilt.simweb.web import SimulatedWeb

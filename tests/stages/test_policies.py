@@ -20,6 +20,7 @@ from capfilt.errors import CapfiltError, InputError
 from capfilt.inputs import InputSpec
 from capfilt.models.clip import ClipMatcher
 from capfilt.models.pixels import load_rgb
+from capfilt.models.recipe import Scoring
 from capfilt.plain import from_plain, to_plain
 from capfilt.recipe.options import (
     RoundOptions,
@@ -28,7 +29,7 @@ from capfilt.recipe.options import (
     exported_with,
     warnings_of,
 )
-from capfilt.recipe.round import Round, Scoring
+from capfilt.recipe.round import Round
 from capfilt.report.funnel import count_funnel
 from capfilt.stages.dedup.barrier import Dedup
 from capfilt.stages.match import ScoreCaptions, ScoreWeb

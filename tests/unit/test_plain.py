@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from capfilt.errors import DamageError
 from capfilt.export import ExportConfig
 from capfilt.fingerprint import fingerprint
-from capfilt.models.recipe import Beam, Lengths, ModelRef, Nucleus
+from capfilt.models.recipe import Beam, Lengths, Matching, ModelRef, Nucleus
 from capfilt.plain import from_plain, to_plain
-from capfilt.recipe.round import Matching, Round
+from capfilt.recipe.round import Round
 from capfilt.stages.caption import Caption
 from capfilt.stages.dedup.barrier import Dedup
 from capfilt.stages.download import Download, Resize

@@ -4,8 +4,8 @@ import pytest
 
 from capfilt.engine.plan import compile_plan, is_barrier
 from capfilt.errors import PlanError
-from capfilt.models.recipe import ModelRef, Nucleus
-from capfilt.recipe.round import Matching, Round
+from capfilt.models.recipe import Matching, ModelRef, Nucleus
+from capfilt.recipe.round import Round
 from capfilt.stages.caption import Caption
 from capfilt.stages.dedup.barrier import Dedup
 from capfilt.stages.download import Download
