@@ -27,7 +27,7 @@ TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 .PHONY: bootstrap round1 rounds test lint bench chaos bench-models proof models clean
 
 bootstrap: $(STAMP)
-	$(BIN)/python -m capfilt.simweb.demo --rows $(ROWS) --run $(RUN)
+	$(BIN)/capfilt demo --rows $(ROWS) --run $(RUN)
 
 # More rounds in the same folder go on from those that are there.
 rounds: $(STAMP)

@@ -17,6 +17,7 @@ the run is not complete; 4 the run folder cannot be written or a worker died: ru
 
 # The room that has each command, and what the list of commands says of it.
 COMMANDS: Final = {
+    "demo": ("demo", "Run a whole round on a simulated web, on this machine alone"),
     "run": ("run", "Run a round, or go on with one"),
     "plan": ("run", "Say what `run` would do and what it costs; writes nothing"),
     "status": ("folder", "Say how far a run is"),

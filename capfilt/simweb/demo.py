@@ -1,24 +1,26 @@
 """One whole round on the simulated web, from addresses to a cleaned dataset, on this machine alone.
 
-python -m capfilt.simweb.demo --run runs/bootstrap --rows 1000
+    capfilt demo --run runs/demo --rows 1000
 
 The same command again resumes. At the end the simulated web's known truth, which the round never
 saw, says how clean the data is.
 """
 
-import argparse
-import sys
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pyarrow.parquet as pq
 
+from capfilt.commands import Hardware
 from capfilt.commands import verbs as commands
-from capfilt.errors import CapfiltError, InputError
+from capfilt.commands.verbs import RunResult, Say
+from capfilt.errors import InputError
 from capfilt.inputs import InputSpec
+from capfilt.option import check_options, option
 from capfilt.recipe.options import RoundOptions
-from capfilt.report.progress import progress
+from capfilt.report.progress import Bars
 from capfilt.simweb.grammar import facts_true
 from capfilt.simweb.scenes import sample_scene
 from capfilt.simweb.server import WebServer
@@ -26,30 +28,60 @@ from capfilt.simweb.web import SimulatedWeb, write_web
 
 # A port that stays the same, so that a second run finds the addresses of the first.
 PORT: Final = 18_421
+_DEMO_ROUND: Final = RoundOptions(
+    allow_private_hosts=True,  # the simulated web is on this machine
+    shard_rows=250,
+    timeout=3.0,
+    total_timeout=6.0,
+)
 
 
-def main() -> int:
-    """Serve the web, run the round, print what came out; returns the exit code."""
-    parser = argparse.ArgumentParser(description="A whole round on the simulated web.")
-    parser.add_argument("--run", type=Path, required=True, help="the run folder")
-    parser.add_argument("--rows", type=int, default=1000)
-    parser.add_argument("--seed", type=int, default=7)
-    parser.add_argument("--port", type=int, default=PORT)
-    parser.add_argument("--workers", type=int, default=None)
-    given = parser.parse_args()
-    web = SimulatedWeb(seed=given.seed)
-    try:
-        with served(web, given.port) as server:
-            folder = given.run.with_name(f"{given.run.name}-web")
-            files = write_web(folder, given.rows, given.seed, server.base_url)
-            result = _round(str(files.urls), given.run, given.workers)
-    except CapfiltError as error:
-        print(f"capfilt: {error}", file=sys.stderr)
-        return error.exit_code
-    print(result.text())
-    if result.finished is not None:
-        print(truth_told(Path(result.finished.dataset), files.truth, given.seed))
-    return 0
+@dataclass(frozen=True, slots=True)
+class DemoOptions:
+    """Options of `capfilt demo`."""
+
+    rows: int = option(1000, "Addresses of the simulated web", at_least=1)
+    seed: int = option(7, "Of the simulated web")
+    port: int = option(PORT, "Of its server on loopback; 0 takes a free one", at_least=0)
+    workers: int | None = option(None, "Processes", shown="as many as cores", at_least=1)
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        check_options(self)
+
+
+@dataclass(frozen=True, slots=True)
+class DemoResult:
+    """What the round came to, and how much of it is true."""
+
+    run: RunResult
+    truth: str
+
+    def text(self) -> str:
+        """Return what a person reads at the end."""
+        return f"{self.run.text()}\n{self.truth}"
+
+    def plain(self) -> dict[str, Any]:  # JSON
+        """Return the result for machines."""
+        return {**self.run.plain(), "truth": self.truth.strip().splitlines()}
+
+
+def run_demo(run: Path, options: DemoOptions, progress: Bars, say: Say) -> DemoResult:
+    """Serve the web, run the round, and compare what came out with the truth.
+
+    Raises:
+        CapfiltError: whatever a run raises.
+    """
+    web = SimulatedWeb(seed=options.seed)
+    with served(web, options.port) as server:
+        folder = run.with_name(f"{run.name}-web")
+        files = write_web(folder, options.rows, options.seed, server.base_url)
+        spec, hardware = InputSpec((str(files.urls),)), Hardware(options.workers, device="cpu")
+        result = commands.run(spec, _DEMO_ROUND, run, hardware, progress, say)
+    if result.finished is None:
+        return DemoResult(result, "")
+    truth = truth_told(Path(result.finished.dataset), files.truth, options.seed)
+    return DemoResult(result, truth)
 
 
 def served(web: SimulatedWeb, port: int) -> WebServer:
@@ -59,23 +91,6 @@ def served(web: SimulatedWeb, port: int) -> WebServer:
     except InputError:
         print(f"port {port} is taken; another one is used, and nothing is resumed", flush=True)
         return WebServer(web=web)
-
-
-def _round(urls: str, run: Path, workers: int | None) -> commands.RunResult:
-    options = RoundOptions(
-        allow_private_hosts=True,  # the simulated web is on this machine
-        shard_rows=250,
-        timeout=3.0,
-        total_timeout=6.0,
-    )
-    return commands.run(
-        InputSpec((urls,)),
-        options,
-        run,
-        commands.Hardware(workers=workers, device="cpu"),
-        progress,
-        lambda line: print(line, file=sys.stderr, flush=True),
-    )
 
 
 def truth_told(dataset: Path, truth: Path, seed: int) -> str:
@@ -100,7 +115,3 @@ def truth_told(dataset: Path, truth: Path, seed: int) -> str:
         share = 100 * true[origin] / kept[origin]
         lines.append(f"Of the kept {origin} texts {share:.1f} % are ({kept[origin]:,} texts).")
     return "\n".join(lines)
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

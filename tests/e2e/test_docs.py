@@ -30,7 +30,7 @@ def python(*arguments: str, cwd: Path = ROOT) -> str:
 def bootstrap(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """The run folder of `make bootstrap`, with fewer rows, and what it printed."""
     run = tmp_path_factory.mktemp("boot") / "run"
-    command = ["-m", "capfilt.simweb.demo", "--run", str(run), "--rows", "150", "--port", "0"]
+    command = ["-m", "capfilt", "demo", "--run", str(run), "--rows", "150", "--port", "0"]
     return run, python(*command)
 
 
@@ -95,7 +95,7 @@ def test_a_make_target_does_what_its_line_says_it_is_for(target: str) -> None:
     places = {
         "test": "pytest",
         "lint": "ruff",
-        "bootstrap": "simweb.demo",
+        "bootstrap": "capfilt demo",
         "round1": "experiments.rounds",
         "models": "experiments.train",
         "bench": "benchmarks",

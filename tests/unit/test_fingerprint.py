@@ -2,16 +2,19 @@ import ast
 import dataclasses
 import enum
 import math
+import os
 import subprocess
 import sys
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from capfilt.fingerprint import NOT_IDENTITY, fingerprint, identity_fields
+from capfilt.fingerprint import ADDED_LATER, NOT_IDENTITY, fingerprint, identity_fields
+from capfilt.models.recipe import Beam, Lengths, Nucleus
 
 
 class Colour(enum.Enum):
@@ -86,9 +89,9 @@ def test_the_order_in_which_things_are_named_does_not_matter() -> None:
         ("words", tuple, ("a", "b")),
         ("colour", Colour, Colour.RED),
     ]
-    again = dataclasses.make_dataclass("Recipe", fields[::-1])
-    assert fingerprint(again()) == fingerprint(Recipe())
-    assert fingerprint(dataclasses.make_dataclass("Other", fields)()) != fingerprint(Recipe())
+    one, again = (dataclasses.make_dataclass("Recipe", own) for own in (fields, fields[::-1]))
+    assert fingerprint(again()) == fingerprint(one())
+    assert fingerprint(dataclasses.make_dataclass("Other", fields)()) != fingerprint(one())
 
 
 def test_a_field_that_is_no_identity_changes_nothing() -> None:
@@ -126,7 +129,70 @@ SAMPLE_DIGEST = "aeedf6b95bff483d"
 def test_digests_never_change() -> None:
     """Every run folder there is depends on this value: it may not change, ever."""
     assert fingerprint(ast.literal_eval(SAMPLE)) == SAMPLE_DIGEST
-    assert fingerprint(Recipe()) == "4754fc60ddf8a95a"
+    assert fingerprint([Nucleus(), Beam(), Lengths()]) == "a95bf0ff3a8f7fcf"
+
+
+OWN = """
+from dataclasses import dataclass, field
+from capfilt.fingerprint import ADDED_LATER
+from capfilt.models.recipe import Lengths
+
+@dataclass(frozen=True)
+class Mine(Lengths):
+    later: int = field(default=0, metadata=ADDED_LATER)
+
+@dataclass(frozen=True)
+class Other(Lengths):
+    later: int = field(default=0, metadata=ADDED_LATER)
+"""
+
+
+def test_code_that_is_not_capfilts_is_part_of_the_identity(tmp_path: Path) -> None:
+    def digests(text: str) -> list[str]:
+        (tmp_path / "mine.py").write_text(text)
+        script = (
+            "import mine; from capfilt.fingerprint import fingerprint as f, code_identity as c;"
+        )
+        script += "print(f(mine.Mine()), f(mine.Other()), f(mine.Mine(later=1)), c(mine.Lengths))"
+        done = subprocess.run(
+            [sys.executable, "-c", script],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        return done.stdout.split()
+
+    one = digests(OWN)
+    assert one == digests(OWN)
+    assert len(set(one[:3])) == 3  # the classes' names count, and a later field that is set
+    assert one[3] == "{}"  # capfilt's own counts by its version
+    changed = digests(OWN + "# another comment")
+    assert changed[3] == "{}"
+    assert not set(one[:3]) & set(changed[:3])
+
+
+def test_a_field_that_was_added_later_counts_where_it_is_set() -> None:
+    with_it = dataclasses.make_dataclass(
+        "Recipe", [("a", int, 1), ("b", int, field(default=2, metadata=ADDED_LATER))]
+    )
+    without = dataclasses.make_dataclass("Recipe", [("a", int, 1)])
+    assert fingerprint(with_it()) == fingerprint(without())
+    assert fingerprint(with_it(b=3)) != fingerprint(without())
+
+
+def test_a_class_without_a_file_is_refused() -> None:
+    script = (
+        "from dataclasses import dataclass\n"
+        "from capfilt.fingerprint import fingerprint\n"
+        "@dataclass(frozen=True)\nclass Own: pass\n"
+        "fingerprint(Own())\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )
+    assert "put it into a Python file" in done.stderr
 
 
 @pytest.mark.parametrize("hash_seed", ["0", "1"])
