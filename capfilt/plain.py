@@ -74,7 +74,13 @@ def _build_dataclass(hint: Any, plain: dict[str, Any], where: str) -> Any:  # as
 
 
 def _chosen(members: tuple[Any, ...], plain: Any, where: str) -> Any:  # as above
-    """Return which member of a union `plain` is: by its class name, or by its plain type."""
+    """Return which member of a union `plain` is: by its class name, or by its plain type.
+
+    A union with one class is of that class by any name, so that a class may be renamed.
+    """
+    classes = [member for member in members if dataclasses.is_dataclass(member)]
+    if isinstance(plain, dict) and len(classes) == 1:
+        return classes[0]
     for member in members:
         if isinstance(plain, dict) and getattr(member, "__name__", "") == plain[_TYPE]:
             return member

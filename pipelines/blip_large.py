@@ -5,7 +5,7 @@ Figures of decoding and filtering are those of the paper and its repository (arX
 """
 
 from capfilt.models.checkpoints import resolve_model
-from capfilt.models.recipe import Lengths, Matching, Nucleus
+from capfilt.models.recipe import FilterRecipe, Lengths, Nucleus
 from capfilt.recipe.round import Round
 from capfilt.stages.caption import Caption
 from capfilt.stages.download import Download, Resize
@@ -22,7 +22,7 @@ ROUND = Round(
         decoding=Nucleus(top_p=0.9),
         lengths=Lengths(min_length=5, max_length=20),
     ),
-    matching=Matching(model=resolve_model("Salesforce/blip-itm-large-coco", "matcher")),
+    matching=FilterRecipe(model=resolve_model("Salesforce/blip-itm-large-coco", "matcher")),
     select=Select(threshold=0.5),
     shard_rows=2000,
 )

@@ -10,7 +10,7 @@ epoch and all of the rest; here as many samples are drawn, from all pairs alike.
 """
 
 from capfilt.models.checkpoints import resolve_model
-from capfilt.models.recipe import Lengths, Matching, Nucleus
+from capfilt.models.recipe import FilterRecipe, Lengths, Nucleus
 from capfilt.recipe.round import Round
 from capfilt.rounds import PairFolder, Rounds, TrainPlan
 from capfilt.stages.caption import Caption
@@ -36,7 +36,7 @@ ROUND = Round(
         decoding=Nucleus(top_p=0.9),
         lengths=Lengths(min_length=5, max_length=20),
     ),
-    matching=Matching(model=resolve_model(MATCHER, "matcher")),
+    matching=FilterRecipe(model=resolve_model(MATCHER, "matcher")),
     dedup=Dedup("sha256"),  # comparing embeddings grows with the square of the images
     select=Select(threshold=0.5),
     shard_rows=5000,

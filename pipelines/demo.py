@@ -1,7 +1,7 @@
 """The round of the embedded models, spelt out: copy this file and change what you need."""
 
 from capfilt.models.checkpoints import resolve_model
-from capfilt.models.recipe import Lengths, Matching, Nucleus
+from capfilt.models.recipe import FilterRecipe, Lengths, Nucleus
 from capfilt.recipe.round import Round
 from capfilt.stages.caption import Caption
 from capfilt.stages.dedup.barrier import Dedup
@@ -18,7 +18,7 @@ ROUND = Round(
         prompt="a picture of ",
         seed=0,
     ),
-    matching=Matching(model=resolve_model("embedded", "matcher")),
+    matching=FilterRecipe(model=resolve_model("embedded", "matcher")),
     dedup=Dedup(),
     select=Select(threshold=0.5),
     shard_rows=1000,

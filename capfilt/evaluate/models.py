@@ -16,7 +16,7 @@ from capfilt.models.checkpoints import resolve_model
 from capfilt.models.families import ModelKind, model_kind
 from capfilt.models.pixels import Framing, UndecodableImage, load_rgb
 from capfilt.models.protocols import Pixels, framing_of
-from capfilt.models.recipe import Beam, Captioning, Lengths, Precision
+from capfilt.models.recipe import Beam, CaptionerRecipe, Lengths, Precision
 
 if TYPE_CHECKING:
     from capfilt.models.blip import BlipMatcher
@@ -141,7 +141,7 @@ def _written(name: str, pairs: Pairs, how: Settings, told: Told) -> list[str]:
     from capfilt.models.opening import open_captioner
 
     captioner = open_captioner(
-        Captioning(
+        CaptionerRecipe(
             resolve_model(name, "captioner"),
             decoding=Beam(how.num_beams),
             lengths=how.lengths,

@@ -27,7 +27,7 @@ from capfilt.models.compute.uniforms import uniforms
 from capfilt.models.compute.vision import VisionTower
 from capfilt.models.filter_text import normalise_for_filter
 from capfilt.models.protocols import Pixels
-from capfilt.models.recipe import Beam, Captioning, ModelRef, Nucleus, Precision
+from capfilt.models.recipe import Beam, CaptionerRecipe, ModelRef, Nucleus, Precision
 
 # Texts are padded to the first of these that holds them: a text's own length decides, so its
 # compute shape is its own. 35 is the paper's limit.
@@ -37,7 +37,7 @@ TEXT_LENGTHS: Final = (8, 12, 16, 24, 35)
 class BlipCaptioner(Tiled):
     """Writes K captions an image (section 3.3; decoding figures of the authors' repository)."""
 
-    def __init__(self, recipe: Captioning, device: str = "cpu") -> None:
+    def __init__(self, recipe: CaptionerRecipe, device: str = "cpu") -> None:
         ref = recipe.model
         model = load_checkpoint(BlipForConditionalGeneration, ref, device, recipe.precision)
         self._tokenizer = load_tokenizer(ref)

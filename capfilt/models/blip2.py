@@ -25,7 +25,7 @@ from capfilt.models.compute.tiles import Tiled, TileSizes, fixed_compute, tiles
 from capfilt.models.compute.uniforms import uniforms
 from capfilt.models.filter_text import normalise_for_filter
 from capfilt.models.protocols import Pixels
-from capfilt.models.recipe import Beam, Captioning, ModelRef, Precision
+from capfilt.models.recipe import Beam, CaptionerRecipe, ModelRef, Precision
 
 # 32 tokens were the limit in training (the authors' code, `max_txt_len`).
 TEXT_LENGTHS: Final = (8, 12, 16, 24, 32)
@@ -41,7 +41,7 @@ class Blip2Captioner(Tiled):
 
     model_class: ClassVar[type[PreTrainedModel]] = Blip2ForConditionalGeneration
 
-    def __init__(self, recipe: Captioning, device: str = "cpu") -> None:
+    def __init__(self, recipe: CaptionerRecipe, device: str = "cpu") -> None:
         ref = recipe.model
         self._model = load_checkpoint(self.model_class, ref, device, recipe.precision)
         keep_queries_fp32(self._model)

@@ -13,7 +13,7 @@ from transformers import AutoTokenizer, InstructBlipForConditionalGeneration, Pr
 
 from capfilt.errors import ModelError
 from capfilt.models.blip2 import Blip2Captioner
-from capfilt.models.recipe import Captioning, ModelRef
+from capfilt.models.recipe import CaptionerRecipe, ModelRef
 
 QFORMER_TOKENIZER = "qformer_tokenizer"
 
@@ -23,7 +23,7 @@ class InstructBlipCaptioner(Blip2Captioner):
 
     model_class: ClassVar[type[PreTrainedModel]] = InstructBlipForConditionalGeneration
 
-    def __init__(self, recipe: Captioning, device: str = "cpu") -> None:
+    def __init__(self, recipe: CaptionerRecipe, device: str = "cpu") -> None:
         super().__init__(recipe, device)
         ids = _qformer_tokenizer(recipe.model)(recipe.prompt.strip()).input_ids
         self._instruction = torch.tensor([ids], device=device)

@@ -5,14 +5,14 @@ from typing import TYPE_CHECKING
 
 from capfilt.models.families import ModelKind, model_kind
 from capfilt.models.protocols import Captioner, Matcher
-from capfilt.models.recipe import Captioning, ModelRef, Precision
+from capfilt.models.recipe import CaptionerRecipe, ModelRef, Precision
 
 if TYPE_CHECKING:
     from capfilt.models.blip import BlipCaptioner
     from capfilt.models.blip2 import Blip2Captioner
 
 
-def open_captioner(recipe: Captioning, device: str = "cpu") -> Captioner:
+def open_captioner(recipe: CaptionerRecipe, device: str = "cpu") -> Captioner:
     """Load a captioner.
 
     Raises:

@@ -87,7 +87,7 @@ DEFAULT_PROMPT: Final = "a picture of "
 
 
 @dataclass(frozen=True)
-class Captioning:
+class CaptionerRecipe:
     """What a captioner writes: a function of these fields, an image and its key.
 
     `lengths` count tokens with the prompt. Two runs with equal fields write equal texts.
@@ -124,7 +124,7 @@ class Captioning:
 
 
 @dataclass(frozen=True)
-class Matching:
+class FilterRecipe:
     """The filter's recipe; it becomes the two match stages. `matcher` may be one's own."""
 
     model: ModelRef = option(
@@ -152,7 +152,7 @@ class Matching:
 
 
 @dataclass(frozen=True, slots=True)
-class Scoring:
+class ScorerRecipe:
     """The recipe of a second model whose similarities a policy looks at; two stages too."""
 
     model: ModelRef = option(

@@ -13,7 +13,7 @@ from capfilt.export.instructions import load_instructions
 from capfilt.flags import Flag, check_names, flags_of, replaced
 from capfilt.models.checkpoints import EMBEDDED, resolve_model, share_weights
 from capfilt.models.families import ModelKind, model_kind
-from capfilt.models.recipe import Beam, Matching, Nucleus, Scoring
+from capfilt.models.recipe import Beam, FilterRecipe, Nucleus, ScorerRecipe
 from capfilt.option import MODELS, POLICY
 from capfilt.recipe.round import Round
 from capfilt.stages.caption import Caption
@@ -108,7 +108,7 @@ def _chosen(base: Round, given: Mapping[str, Any]) -> Round:  # by flag
     select = _policy(given["policy"]) if "policy" in given else base.select
     scorer = base.scorer
     if scorer is None and "scorer" in given:
-        scorer = Scoring(given["scorer"])
+        scorer = ScorerRecipe(given["scorer"])
     return dataclasses.replace(
         base,
         caption=caption,
@@ -158,7 +158,7 @@ def _dedup(base: Dedup | None, given: Mapping[str, Any]) -> Dedup | None:
 
 def _check_raw(options: Mapping[str, object]) -> None:
     """Refuse what needs a model in a round that uses none."""
-    of_models = flags_of(Caption, Matching, Scoring)
+    of_models = flags_of(Caption, FilterRecipe, ScorerRecipe)
     for name in options:
         if name in of_models:
             raise InputError(
@@ -205,7 +205,7 @@ def default_round() -> Round:
     """Return the round of the embedded models, which runs anywhere and needs no hub."""
     return Round(
         caption=Caption(resolve_model(EMBEDDED, "captioner")),
-        matching=Matching(resolve_model(EMBEDDED, "matcher")),
+        matching=FilterRecipe(resolve_model(EMBEDDED, "matcher")),
     )
 
 

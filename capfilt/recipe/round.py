@@ -18,7 +18,7 @@ from capfilt.export import ExportConfig
 from capfilt.fingerprint import fingerprint
 from capfilt.ledger.ledger import Ledger
 from capfilt.ledger.source import SourceManifest, load_manifest
-from capfilt.models.recipe import Matching, ModelRef, Precision, Scoring
+from capfilt.models.recipe import FilterRecipe, ModelRef, Precision, ScorerRecipe
 from capfilt.option import WORK, check_options, option
 from capfilt.plain import from_plain, to_plain
 from capfilt.stage import BarrierStage, Stage
@@ -43,13 +43,13 @@ class Round:
     """
 
     caption: Caption
-    matching: Matching
+    matching: FilterRecipe
     fetch: Download = Download()
     dedup: Dedup | None = Dedup()
     select: Policy = Select()
     export: ExportConfig = ExportConfig()
     shard_rows: int = option(1000, "Rows of a shard", panel=WORK, at_least=1)
-    scorer: Scoring | None = None
+    scorer: ScorerRecipe | None = None
 
     def __post_init__(self) -> None:
         """Check the ranges."""
@@ -96,7 +96,7 @@ class Round:
 
     def _models(self) -> list[Stage]:
         how, second = self.matching, self.scorer
-        own = None if type(how) is Matching else how
+        own = None if type(how) is FilterRecipe else how
         stages: list[Stage] = [
             self.caption,
             MatchWeb(how.model, how.itm_token, how.precision, recipe=own),

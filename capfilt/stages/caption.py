@@ -11,13 +11,13 @@ import pyarrow as pa
 from capfilt import schema
 from capfilt.fingerprint import NOT_IDENTITY
 from capfilt.models.protocols import Captioner, framing_of
-from capfilt.models.recipe import Captioning
+from capfilt.models.recipe import CaptionerRecipe
 from capfilt.stage import Resource, Transform
 from capfilt.stages.decoding import Decoded, ImageTransform, decoded_for, rows_for
 
 
 @dataclass(frozen=True)
-class Caption(Captioning):
+class Caption(CaptionerRecipe):
     """Write `num_captions` texts an image by nucleus sampling or beam search."""
 
     device: str = field(default="cpu", metadata=NOT_IDENTITY)

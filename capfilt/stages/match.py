@@ -17,7 +17,7 @@ import pyarrow as pa
 from capfilt import schema
 from capfilt.fingerprint import ADDED_LATER, NOT_IDENTITY
 from capfilt.models.protocols import Matcher, framing_of
-from capfilt.models.recipe import Matching, ModelRef, Precision
+from capfilt.models.recipe import FilterRecipe, ModelRef, Precision
 from capfilt.models.shared import shared
 from capfilt.stage import Resource, Transform
 from capfilt.stages.decoding import Decoded, ImageTransform, decoded_for, rows_for
@@ -33,7 +33,9 @@ class _Match:
     itm_token: Literal["enc", "cls"] = "enc"
     precision: Precision = "fp32"
     device: str = field(default="cpu", metadata=NOT_IDENTITY)
-    recipe: Matching | None = field(default=None, metadata=ADDED_LATER)  # a matcher of one's own
+    recipe: FilterRecipe | None = field(
+        default=None, metadata=ADDED_LATER
+    )  # a matcher of one's own
 
     version = 2
     resource: ClassVar[Resource] = "model"
@@ -56,7 +58,7 @@ class _Match:
         raise NotImplementedError
 
     def _load(self) -> Matcher:
-        own = self.recipe or Matching(self.model, self.itm_token, self.precision)
+        own = self.recipe or FilterRecipe(self.model, self.itm_token, self.precision)
         return own.matcher(self.device)
 
 

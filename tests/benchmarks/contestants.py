@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from capfilt.models.pixels import load_rgb
-from capfilt.models.recipe import Captioning, Precision
+from capfilt.models.recipe import CaptionerRecipe, Precision
 from tests.benchmarks.checkpoints import Architecture
 
 PROMPT: Final = "a picture of"
@@ -59,7 +59,7 @@ def ours(task: Task) -> Work:
     captioner = matcher = None
     if task.part != "match":
         captioner = BlipCaptioner(
-            Captioning(
+            CaptionerRecipe(
                 resolve_model(str(task.folder / "captioner"), "captioner"),
                 decoding=Nucleus(),
                 lengths=Lengths(task.length, task.length),

@@ -17,7 +17,7 @@ from capfilt.models.compute.loading import Normaliser
 from capfilt.models.filter_text import normalise_for_filter
 from capfilt.models.pixels import load_rgb
 from capfilt.models.protocols import Pixels
-from capfilt.models.recipe import Beam, Captioning, Lengths, Nucleus
+from capfilt.models.recipe import Beam, CaptionerRecipe, Lengths, Nucleus
 
 PROMPT = "a picture of "
 TEXTS = ["a red circle", "the DOG! (large) #1", "small blue square left", "cat", "x " * 60]
@@ -45,7 +45,7 @@ def captioner_of(
     folder: Path, decoding: Nucleus | Beam = _NUCLEUS, k: int = 2, seed: int = 5
 ) -> BlipCaptioner:
     return BlipCaptioner(
-        Captioning(
+        CaptionerRecipe(
             resolve_model(str(folder), "captioner"),
             decoding=decoding,
             lengths=Lengths(),

@@ -15,7 +15,7 @@ from capfilt.models.compute.language import Prompt, _DecoderOnly, _EncoderDecode
 from capfilt.models.families import ModelKind, model_kind
 from capfilt.models.filter_text import normalise_for_filter
 from capfilt.models.opening import open_captioner, open_matcher
-from capfilt.models.recipe import Beam, Captioning, Lengths, ModelRef, Nucleus
+from capfilt.models.recipe import Beam, CaptionerRecipe, Lengths, ModelRef, Nucleus
 from tests.models.tiny2 import (
     IMAGE,
     OPT,
@@ -52,7 +52,7 @@ def captioner_of(
     folder: Path, decoding: Nucleus | Beam, k: int = 2, seed: int = 5, prompt: str = PROMPT
 ) -> Blip2Captioner:
     return Blip2Captioner(
-        Captioning(
+        CaptionerRecipe(
             resolve_model(str(folder), "captioner"),
             decoding=decoding,
             lengths=Lengths(),
@@ -239,7 +239,7 @@ def test_the_kind_is_found_from_the_config(
 
 def test_the_right_class_is_opened(folder: Path, matcher_folder: Path) -> None:
     captioner = open_captioner(
-        Captioning(
+        CaptionerRecipe(
             resolve_model(str(folder), "captioner"),
             decoding=Nucleus(),
             lengths=Lengths(),
@@ -257,7 +257,7 @@ def test_the_right_class_is_opened(folder: Path, matcher_folder: Path) -> None:
 
 def test_bf16_keeps_the_queries_at_fp32(folder: Path, matcher_folder: Path) -> None:
     captioner = Blip2Captioner(
-        Captioning(
+        CaptionerRecipe(
             resolve_model(str(folder), "captioner"),
             decoding=Nucleus(),
             lengths=Lengths(),

@@ -30,7 +30,7 @@ from capfilt.models.compute.tiles import Tiled, TileSizes, fixed_compute
 from capfilt.models.compute.uniforms import uniforms
 from capfilt.models.compute.vision import VisionTower
 from capfilt.models.protocols import Pixels
-from capfilt.models.recipe import Beam, Captioning, Lengths, Nucleus
+from capfilt.models.recipe import Beam, CaptionerRecipe, Lengths, Nucleus
 from capfilt.simweb.falsehoods import rng_of
 from capfilt.simweb.grammar import describe
 from pipelines.experiments.quality import MODELS, PROMPT
@@ -180,7 +180,7 @@ def test_four_captions_of_an_image_are_those_that_four_runs_of_one_write(
     """An image leaves its slot when its last caption has ended, not its first."""
     ref, images = resolve_model(str(MODELS / "captioner"), "captioner"), web_images(12)
     keys = [f"key {n}" for n in range(len(images))]
-    recipe = Captioning(ref, num_captions=4, lengths=Lengths(3, 20), prompt=PROMPT, seed=3)
+    recipe = CaptionerRecipe(ref, num_captions=4, lengths=Lengths(3, 20), prompt=PROMPT, seed=3)
     together = BlipCaptioner(recipe).caption(images, keys)
     alone = BlipCaptioner(dataclasses.replace(recipe, num_captions=1))
     for number in range(4):
@@ -204,7 +204,9 @@ def test_beams_are_those_of_transformers() -> None:
     images = web_images(4)
     ref = resolve_model(str(MODELS / "captioner"), "captioner")
     ours = BlipCaptioner(
-        Captioning(ref, decoding=Beam(3), lengths=Lengths(), prompt=PROMPT, num_captions=2, seed=0)
+        CaptionerRecipe(
+            ref, decoding=Beam(3), lengths=Lengths(), prompt=PROMPT, num_captions=2, seed=0
+        )
     ).caption(images, list("abcd"))
     model = BlipForConditionalGeneration.from_pretrained(ref.path).eval()
     tokenizer = AutoTokenizer.from_pretrained(ref.path)
@@ -347,7 +349,7 @@ def test_tiles_shrink_until_they_fit() -> None:
     assert tight.sizes.images in {2, 3}
     assert np.allclose(found, expected, atol=1e-5)
     captioner = BlipCaptioner(
-        Captioning(
+        CaptionerRecipe(
             resolve_model(str(MODELS / "captioner"), "captioner"),
             decoding=Nucleus(),
             lengths=Lengths(),

@@ -10,7 +10,7 @@ from capfilt.models.checkpoints import resolve_model
 from capfilt.models.families import ModelKind, model_kind
 from capfilt.models.instructblip import InstructBlipCaptioner
 from capfilt.models.opening import open_captioner
-from capfilt.models.recipe import Beam, Captioning, Lengths, Nucleus
+from capfilt.models.recipe import Beam, CaptionerRecipe, Lengths, Nucleus
 from tests.models.tiny2 import (
     IMAGE,
     OPT,
@@ -35,7 +35,7 @@ def captioner_of(
     folder: Path, decoding: Nucleus | Beam, k: int = 1, prompt: str = INSTRUCTION
 ) -> InstructBlipCaptioner:
     return InstructBlipCaptioner(
-        Captioning(
+        CaptionerRecipe(
             resolve_model(str(folder), "captioner"),
             decoding=decoding,
             lengths=Lengths(),
@@ -96,7 +96,9 @@ def test_the_right_class_is_opened(folder: Path) -> None:
     assert model_kind(folder, "captioner") is ModelKind.INSTRUCTBLIP_CAPTIONER
     ref = resolve_model(str(folder), "captioner")
     opened = open_captioner(
-        Captioning(ref, decoding=Nucleus(), lengths=Lengths(), prompt="a", num_captions=1, seed=0)
+        CaptionerRecipe(
+            ref, decoding=Nucleus(), lengths=Lengths(), prompt="a", num_captions=1, seed=0
+        )
     )
     assert type(opened) is InstructBlipCaptioner
     with pytest.raises(ModelError, match="is a InstructBlipForConditionalGeneration; as matcher"):

@@ -21,7 +21,7 @@ from capfilt.engine.plan import is_barrier
 from capfilt.fingerprint import fingerprint
 from capfilt.inputs.refs import file_ref
 from capfilt.models.checkpoints import resolve_model
-from capfilt.models.recipe import Beam, Lengths, Matching, ModelRef
+from capfilt.models.recipe import Beam, FilterRecipe, Lengths, ModelRef
 from capfilt.plain import from_plain, to_plain
 from capfilt.recipe.round import Round
 from capfilt.simweb.corruption import Noise
@@ -172,7 +172,7 @@ def taken(given: pa.RecordBatch, places: list[int]) -> pa.Table:
 def test_every_stage_of_a_round_is_held_to_the_contract(
     models: tuple[ModelRef, ModelRef],
 ) -> None:
-    recipe = Round(caption=Caption(models[0]), matching=Matching(models[1]))
+    recipe = Round(caption=Caption(models[0]), matching=FilterRecipe(models[1]))
     rounds = [dataclasses.replace(recipe, dedup=Dedup(method)) for method in METHODS]
     rounds.append(dataclasses.replace(rounds[0], select=RawWeb()))
     used = {type(stage) for one in rounds for stage in one.stages()}

@@ -20,7 +20,7 @@ from capfilt.errors import CapfiltError, InputError
 from capfilt.inputs import InputSpec
 from capfilt.models.clip import ClipMatcher
 from capfilt.models.pixels import load_rgb
-from capfilt.models.recipe import Scoring
+from capfilt.models.recipe import ScorerRecipe
 from capfilt.plain import from_plain, to_plain
 from capfilt.recipe.options import (
     RoundOptions,
@@ -457,7 +457,7 @@ def test_clip_as_the_matcher_has_no_itm(clip: str) -> None:
 
 def test_the_score_stages_give_the_scorers_similarities(clip: str) -> None:
     recipe = build_round(RoundOptions(policy="blip2", scorer=clip))
-    assert isinstance(recipe.scorer, Scoring)
+    assert isinstance(recipe.scorer, ScorerRecipe)
     images = [png(1), None, b"torn", png(2)]
     captions = ["a red circle", "cat", "cat", None]
     own = [["dog", " "], None, None, ["cat"]]

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from capfilt.errors import DamageError
 from capfilt.export import ExportConfig
 from capfilt.fingerprint import fingerprint
-from capfilt.models.recipe import Beam, Lengths, Matching, ModelRef, Nucleus
+from capfilt.models.recipe import Beam, FilterRecipe, Lengths, ModelRef, Nucleus
 from capfilt.plain import from_plain, to_plain
 from capfilt.recipe.round import Round
 from capfilt.stages.caption import Caption
@@ -36,7 +36,7 @@ rounds = st.builds(
         seed=st.integers(),
         precision=precisions,
     ),
-    matching=st.builds(Matching, models, st.sampled_from(["enc", "cls"]), precisions),
+    matching=st.builds(FilterRecipe, models, st.sampled_from(["enc", "cls"]), precisions),
     fetch=st.builds(
         Download,
         resize=st.builds(
@@ -55,7 +55,7 @@ rounds = st.builds(
     export=st.builds(ExportConfig, target_bytes=st.integers(1)),
     shard_rows=st.integers(1, 2000),
 )
-ROUND = Round(Caption(ModelRef("c", "c", "/c")), Matching(ModelRef("m", "m", "/m")))
+ROUND = Round(Caption(ModelRef("c", "c", "/c")), FilterRecipe(ModelRef("m", "m", "/m")))
 
 
 def plain_round() -> dict[str, Any]:

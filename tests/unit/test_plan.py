@@ -4,7 +4,7 @@ import pytest
 
 from capfilt.engine.plan import compile_plan, is_barrier
 from capfilt.errors import PlanError
-from capfilt.models.recipe import Matching, ModelRef, Nucleus
+from capfilt.models.recipe import FilterRecipe, ModelRef, Nucleus
 from capfilt.recipe.round import Round
 from capfilt.stages.caption import Caption
 from capfilt.stages.dedup.barrier import Dedup
@@ -13,7 +13,7 @@ from capfilt.stages.policies.blip import Select
 
 ROUND = Round(
     caption=Caption(ModelRef("c1", "captioner", "/nowhere/c")),
-    matching=Matching(ModelRef("m1", "matcher", "/nowhere/m")),
+    matching=FilterRecipe(ModelRef("m1", "matcher", "/nowhere/m")),
 )
 SHARDS = ("s1", "s2")
 
@@ -38,7 +38,7 @@ def test_each_change_redoes_exactly_what_depends_on_it() -> None:
     assert changed(caption(seed=1)) == AFTER_CAPTION
     assert changed(caption(decoding=Nucleus(top_p=0.8))) == AFTER_CAPTION
     assert changed(caption(model=ModelRef("c2", "captioner", "/nowhere/c"))) == AFTER_CAPTION
-    matching = Matching(ModelRef("m2", "matcher", "/nowhere/m"))
+    matching = FilterRecipe(ModelRef("m2", "matcher", "/nowhere/m"))
     assert changed(dataclasses.replace(ROUND, matching=matching)) == {
         "match_web",
         "match_captions",
