@@ -6,6 +6,7 @@
 # make chaos      60 kills of runs over the simulated web, each resumed and compared
 # make bench-models  captions and scores a second against transformers and data-juicer
 # make proof       the experiment: does CapFilt help on the simulated web as in the paper (docs/proof.md)
+# make wheel-test  build the wheel and try it in an environment of its own
 # make models      train the embedded models again (see README for how long it takes)
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || echo python3)
@@ -24,7 +25,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
 TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 
-.PHONY: bootstrap round1 rounds test lint bench chaos bench-models proof models clean
+.PHONY: bootstrap round1 rounds test lint bench chaos bench-models proof wheel-test models clean
 
 bootstrap: $(STAMP)
 	$(BIN)/capfilt demo --rows $(ROWS) --run $(RUN)
@@ -51,7 +52,12 @@ chaos: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.e2e.chaos --kills $(KILLS)
 
 # JUICER=path/to/python of an environment with py-data-juicer 1.6.1 puts it into the table.
-bench-models: $(STAMP)
+bench-# The wheel as a user gets it: what is in it, a demo, a shipped pipeline by name, the public names.
+wheel-test: $(STAMP)
+	rm -rf dist .wheel && $(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+	$(BIN)/python -m tests.e2e.wheel dist/*.whl .wheel
+
+models: $(STAMP)
 	$(BIN)/python -m tests.benchmarks.models $(if $(JUICER),--data-juicer $(JUICER)) $(BENCH)
 
 proof: $(STAMP)
@@ -78,4 +84,4 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 clean:
-	rm -rf $(VENV) runs build dist *.egg-info
+	rm -rf $(VENV) .wheel runs build dist *.egg-info

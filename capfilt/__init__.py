@@ -1,3 +1,92 @@
-"""Bootstraps clean image-text training data from noisy web pairs, by the CapFilt method of BLIP."""
+"""Bootstraps clean image-text training data from noisy web pairs, by the CapFilt method of BLIP.
+
+The names below are the public ones; each is imported when it is first asked for.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any, Final
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from capfilt.commands.verbs import Hardware, run, run_round
+    from capfilt.errors import CapfiltError
+    from capfilt.export import ExportConfig
+    from capfilt.inputs import InputSpec
+    from capfilt.models.checkpoints import resolve_model
+    from capfilt.models.recipe import Beam, FilterRecipe, Lengths, ModelRef, Nucleus, ScorerRecipe
+    from capfilt.recipe.options import RoundOptions, build_round
+    from capfilt.recipe.round import Round
+    from capfilt.rounds.config import Rounds
+    from capfilt.stages.caption import Caption
+    from capfilt.stages.dedup.barrier import Dedup
+    from capfilt.stages.download import Download, Resize
+    from capfilt.stages.policies.blip import Select
+    from capfilt.train.plan import PairFolder, TrainPlan
+
+_PLACES: Final = {
+    "Beam": "capfilt.models.recipe",
+    "CapfiltError": "capfilt.errors",
+    "Caption": "capfilt.stages.caption",
+    "Dedup": "capfilt.stages.dedup.barrier",
+    "Download": "capfilt.stages.download",
+    "ExportConfig": "capfilt.export",
+    "FilterRecipe": "capfilt.models.recipe",
+    "Hardware": "capfilt.commands.verbs",
+    "InputSpec": "capfilt.inputs",
+    "Lengths": "capfilt.models.recipe",
+    "ModelRef": "capfilt.models.recipe",
+    "Nucleus": "capfilt.models.recipe",
+    "PairFolder": "capfilt.train.plan",
+    "Resize": "capfilt.stages.download",
+    "Round": "capfilt.recipe.round",
+    "RoundOptions": "capfilt.recipe.options",
+    "Rounds": "capfilt.rounds.config",
+    "ScorerRecipe": "capfilt.models.recipe",
+    "Select": "capfilt.stages.policies.blip",
+    "TrainPlan": "capfilt.train.plan",
+    "build_round": "capfilt.recipe.options",
+    "resolve_model": "capfilt.models.checkpoints",
+    "run": "capfilt.commands.verbs",
+    "run_round": "capfilt.commands.verbs",
+}
+
+__all__ = [
+    "Beam",
+    "CapfiltError",
+    "Caption",
+    "Dedup",
+    "Download",
+    "ExportConfig",
+    "FilterRecipe",
+    "Hardware",
+    "InputSpec",
+    "Lengths",
+    "ModelRef",
+    "Nucleus",
+    "PairFolder",
+    "Resize",
+    "Round",
+    "RoundOptions",
+    "Rounds",
+    "ScorerRecipe",
+    "Select",
+    "TrainPlan",
+    "__version__",
+    "build_round",
+    "resolve_model",
+    "run",
+    "run_round",
+]
+
+
+def __getattr__(name: str) -> Any:  # any public name
+    if name not in _PLACES:
+        raise AttributeError(f"module 'capfilt' has no attribute {name!r}")
+    found = getattr(importlib.import_module(_PLACES[name]), name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,11 +1,9 @@
 """From options to a round: what is given overrides the pipeline's recipe."""
 
 import dataclasses
-import importlib.util
 import typing
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import ModuleType
 from typing import Any, Final, Literal
 
 from capfilt.errors import InputError
@@ -15,6 +13,7 @@ from capfilt.models.checkpoints import EMBEDDED, resolve_model, share_weights
 from capfilt.models.families import ModelKind, model_kind
 from capfilt.models.recipe import Beam, FilterRecipe, Nucleus, ScorerRecipe
 from capfilt.option import MODELS, POLICY
+from capfilt.recipe.pipeline_file import load_pipeline
 from capfilt.recipe.round import Round
 from capfilt.stages.caption import Caption
 from capfilt.stages.dedup.barrier import Dedup
@@ -207,36 +206,6 @@ def default_round() -> Round:
         caption=Caption(resolve_model(EMBEDDED, "captioner")),
         matching=FilterRecipe(resolve_model(EMBEDDED, "matcher")),
     )
-
-
-def load_pipeline(path: str) -> Round:
-    """Run a pipeline file and return its `ROUND`.
-
-    Raises:
-        InputError: there is no such file, it fails, or it defines no `ROUND`.
-    """
-    recipe = getattr(run_pipeline(path), "ROUND", None)
-    if not isinstance(recipe, Round):
-        raise InputError(f"{path} defines no ROUND = Round(…); see pipelines/ for some to copy")
-    return recipe
-
-
-def run_pipeline(path: str) -> ModuleType:
-    """Run a pipeline file and return what it defines.
-
-    Raises:
-        InputError: there is no such file, or it fails.
-    """
-    file = Path(path)
-    spec = importlib.util.spec_from_file_location("capfilt_pipeline", file)
-    if not file.is_file() or spec is None or spec.loader is None:
-        raise InputError(f"{path} is no pipeline file; see pipelines/ for some to copy")
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except (SyntaxError, NameError, TypeError, AttributeError, ImportError) as error:
-        raise InputError(f"{path} fails: {type(error).__name__}: {error}") from error
-    return module
 
 
 def warnings_of(recipe: Round) -> list[str]:

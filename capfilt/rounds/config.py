@@ -6,7 +6,7 @@ from typing import Final, Literal
 
 from capfilt.errors import InputError
 from capfilt.models.recipe import ModelRef
-from capfilt.recipe.options import run_pipeline
+from capfilt.recipe.pipeline_file import run_pipeline
 from capfilt.recipe.round import Round
 from capfilt.stages.dedup.barrier import Dedup
 from capfilt.stages.policies.raw import RawWeb

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from capfilt.models.recipe import Nucleus
-from capfilt.recipe.options import load_pipeline
+from capfilt.recipe.pipeline_file import load_pipeline
 from pipelines.experiments.quality import MODELS
 
 ROOT = Path(__file__).parents[2]

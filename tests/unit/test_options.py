@@ -14,10 +14,10 @@ from capfilt.recipe.options import (
     RoundOptions,
     build_round,
     default_round,
-    load_pipeline,
     round_flags,
     warnings_of,
 )
+from capfilt.recipe.pipeline_file import load_pipeline, shipped_pipelines
 from capfilt.recipe.round import Round
 from capfilt.stages.dedup.barrier import Dedup
 from capfilt.stages.policies.blip import Select
@@ -240,6 +240,13 @@ def test_what_is_no_python_file_is_no_pipeline(tmp_path: Path, name: str) -> Non
     (tmp_path / "notes.txt").write_text("ROUND = None")
     with pytest.raises(InputError, match=f"{name} is no pipeline file"):
         load_pipeline(str(tmp_path / name))
+
+
+def test_shipped_pipelines_are_found_by_name() -> None:
+    assert set(shipped_pipelines()) == {"blip_base_14m", "blip_large", "blip_large_129m", "demo"}
+    assert load_pipeline("demo").shard_rows == 1000
+    with pytest.raises(InputError, match="nothing is no pipeline file"):
+        load_pipeline("nothing")
 
 
 def test_a_filter_with_its_captioners_eyes_is_warned_of(tiny_pair: tuple[Path, Path]) -> None:
