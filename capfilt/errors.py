@@ -5,11 +5,29 @@
     │   └── ModelError          exit code 2   a checkpoint that cannot do what it is asked
     ├── PlanError               exit code 2   stages that do not fit together
     ├── DamageError             exit code 3   a file of the run is torn, missing or foreign
+    ├── NothingUsableError      exit code 3   every row of the input failed
     └── StorageError            exit code 4   disk full, read-only, no hard links
         └── WorkerError         exit code 4   a worker process died
 
 A row that fails raises nothing: it stays in its shard with a status and a reason.
 """
+
+from typing import Final
+
+EXIT_CODES: Final = {
+    0: "done",
+    1: "a bug or an unexpected failure",
+    2: "the input, an option or a model is unusable, nothing was run",
+    3: "files of the run are torn, missing or foreign, or every row failed",
+    4: "the run folder cannot be written or a worker died: run again to go on",
+    130: "interrupted: run again to go on",
+    143: "ended by SIGTERM: run again to go on",
+}
+
+
+def exit_codes_told() -> str:
+    """Return what every exit code means, in a sentence: the help's and README's."""
+    return "Exit codes: " + "; ".join(f"{code} {told}" for code, told in EXIT_CODES.items()) + "."
 
 
 class CapfiltError(Exception):
@@ -36,6 +54,12 @@ class PlanError(CapfiltError):
 
 class DamageError(CapfiltError):
     """A published file of the run is torn, missing or foreign; `capfilt verify` lists them."""
+
+    exit_code = 3
+
+
+class NothingUsableError(CapfiltError):
+    """Every row of a run failed; the message says of what most did, and what helps."""
 
     exit_code = 3
 

@@ -9,11 +9,7 @@ import typer.core
 import typer.main
 
 from capfilt import __version__
-
-EXIT_CODES: Final = """Exit codes: 0 done; 1 a bug or an unexpected failure; 2 the input, an
-option or a model is unusable, nothing was run; 3 files of the run are torn, missing or foreign, or
-the run is not complete; 4 the run folder cannot be written or a worker died: run again to go on;
-130 interrupted: run again to go on."""
+from capfilt.errors import exit_codes_told
 
 # The room that has each command, and what the list of commands says of it.
 COMMANDS: Final = {
@@ -73,7 +69,7 @@ app = typer.Typer(
     name="capfilt",
     cls=_Commands,
     help="Bootstrap clean image-text training data from noisy web pairs (CapFilt, BLIP).\n\n"
-    + EXIT_CODES,
+    + exit_codes_told(),
     no_args_is_help=True,
     **_PLAIN,
 )

@@ -36,8 +36,15 @@ def say(line: str) -> None:
 
 
 def show(result: Any, as_json: bool) -> None:  # any result of `commands`
-    """Print a result, which renders itself for people and for machines."""
+    """Print a result, which renders itself for people and for machines.
+
+    Raises:
+        CapfiltError: the result's own `error`, where it has one: it ends the command after all.
+    """
     typer.echo(json.dumps(result.plain(), indent=1) if as_json else result.text())
+    error: CapfiltError | None = getattr(result, "error", None)
+    if error is not None:
+        raise error
 
 
 @contextmanager

@@ -42,4 +42,5 @@ def plan(inputs: Inputs, out: Out, as_json: AsJson = False, **given: Any) -> Non
     """Say what `run` with these options would do, and roughly what it costs; writes nothing."""
     with errors():
         spec = constructed(InputSpec, given, paths=tuple(inputs))
-        show(verbs.plan(spec, RoundOptions.among(given), out), as_json)
+        options, hardware = RoundOptions.among(given), constructed(Hardware, given)
+        show(verbs.plan(spec, options, out, hardware, say), as_json)

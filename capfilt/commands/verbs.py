@@ -6,23 +6,41 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from capfilt import schema
 from capfilt.engine import attempts as retries
 from capfilt.engine import passes as engine
 from capfilt.engine.finish import Finished, finish
 from capfilt.engine.garbage import Garbage, find_garbage, remove
 from capfilt.engine.passes import Progress, Resources
 from capfilt.engine.plan import Plan, RunReader
-from capfilt.engine.status import StageStatus, plain_status, stage_status
+from capfilt.engine.status import (
+    Outcome,
+    StageStatus,
+    outcome_of,
+    plain_status,
+    run_outcome,
+    stage_status,
+)
 from capfilt.engine.verify import Problem, verify_ledger
-from capfilt.errors import InputError
+from capfilt.errors import InputError, NothingUsableError
 from capfilt.flags import replaced
 from capfilt.inputs import Input, InputSpec, open_input
 from capfilt.ledger.ledger import Ledger
-from capfilt.ledger.source import SourceManifest, cut, load_manifest, peek, rows_of
+from capfilt.ledger.publish import check_writable
+from capfilt.ledger.source import (
+    SourceManifest,
+    check_shard_rows,
+    cut,
+    load_manifest,
+    peek,
+    rows_of,
+)
 from capfilt.option import WORK, check_options, option
 from capfilt.recipe.options import RoundOptions, build_round, exported_with, warnings_of
 from capfilt.recipe.round import Round, latest_round, plan_round, record_round, recorded_rounds
+from capfilt.report.failures import lines_of, plain_failures, why_nothing
 from capfilt.report.funnel import Funnel, count_funnel
+from capfilt.wording import counted
 
 Say = Callable[[str], None]
 
@@ -49,21 +67,39 @@ class Hardware:
 
 @dataclass(frozen=True, slots=True)
 class RunResult:
-    """What a run came to: `finished` is None where other ranks still have shards to do."""
+    """What a run came to: `finished` is None where there is more to do, `left` says what then."""
 
     run_dir: str
     finished: Finished | None
+    so_far: Outcome = Outcome()  # of a run that is not finished
+    left: str = "This rank is done. When all ranks are, run once more without --rank."
+
+    @property
+    def outcome(self) -> Outcome:
+        """What the rows came to."""
+        return self.so_far if self.finished is None else self.finished.outcome
+
+    @property
+    def error(self) -> NothingUsableError | None:
+        """Why this is no success, though nothing broke: every row failed."""
+        why = why_nothing(self.outcome)
+        return None if why is None else NothingUsableError(why)
 
     def text(self) -> str:
         """Return what a person reads at the end."""
         if self.finished is None:
-            return "This rank is done. When all ranks are, run once more without --rank."
+            return "\n".join([*lines_of(self.outcome.failed), self.left])
         return self.finished.text()
 
     def plain(self) -> dict[str, Any]:  # JSON
         """Return the result for machines."""
         finished = None if self.finished is None else self.finished.plain()
-        return {"run": self.run_dir, "complete": self.finished is not None, "result": finished}
+        return {
+            "run": self.run_dir,
+            "complete": self.finished is not None,
+            "failures": plain_failures(self.outcome.failed),
+            "result": finished,
+        }
 
 
 def run(
@@ -83,15 +119,33 @@ def run_round(
     data: Input, recipe: Round, out: Path, hardware: Hardware, progress: Progress, say: Say
 ) -> RunResult:
     """Run a round that is given as a recipe; see `run`."""
-    for warning in warnings_of(recipe):
-        say(f"warning: {warning}")
+    resources = check_run(recipe, out, hardware, say)
     ledger = _writable(out)
     say(f"input: {data.describe()}")
     with progress("input", data.row_count_hint or 0) as told:
         manifest = cut(data, ledger, recipe.shard_rows, told)
     say(_input_line(manifest))
+    _check_models(ledger, recipe, plan_round(recipe, manifest, ledger), resources, say)
     record_round(ledger, recipe, manifest.id)
-    return _advance(ledger, recipe, manifest, hardware, progress, say)
+    return _advance(ledger, recipe, manifest, resources, progress, say)
+
+
+def check_run(recipe: Round, out: Path, hardware: Hardware, say: Say) -> Resources:
+    """Check what needs no reading of the input and no writing, for `run` and for `plan`.
+
+    Returns what may be used.
+
+    Raises:
+        InputError: the run folder is a file, or what may be used is not there.
+        StorageError: the run folder cannot be written.
+    """
+    for warning in warnings_of(recipe):
+        say(f"warning: {warning}")
+    if out.exists() and not out.is_dir():
+        raise InputError(f"--run {out} is a file; give a folder")
+    check_writable(out)
+    check_shard_rows(recipe.shard_rows)
+    return _resources(recipe, hardware)
 
 
 def retry(
@@ -106,17 +160,30 @@ def retry(
     ledger = _existing(run_dir)
     record, manifest = latest_round(ledger)
     recipe = dataclasses.replace(record.round, fetch=replaced(record.round.fetch, waits))
+    resources = _resources(recipe, hardware)
+    plan = plan_round(recipe, manifest, ledger)
+    retries.add_attempts(ledger, plan.shards, plan.planned[0].id)
     plan = plan_round(recipe, manifest, ledger)
     fetch = plan.planned[0]
-    added = retries.add_attempts(ledger, plan.shards, fetch.id)
-    say(f"retry: {rows_of(added, ledger):,} rows failed in a way that can pass")
-    if fetch_only and added:
-        resources = _resources(recipe, hardware)
-        job_plan = plan_round(recipe, manifest, ledger)
-        engine.run_pass(job_plan, ledger, (job_plan.planned[0],), resources, progress)
-    if fetch_only:
-        return RunResult(str(run_dir), None)
-    return _advance(ledger, recipe, manifest, hardware, progress, say)
+    # Also those that a retry added which was killed before it fetched them.
+    again = [shard for shard in plan.missing(ledger, fetch) if retries.attempt_of(shard)]
+    say(f"retry: {counted(rows_of(again, ledger), 'row')} to fetch again")
+    if not fetch_only:
+        _check_models(ledger, recipe, plan, resources, say)
+        return _advance(ledger, recipe, manifest, resources, progress, say)
+    engine.run_pass(plan, ledger, (fetch,), resources, progress)
+    came = _fetched(ledger, fetch.id, again)
+    return RunResult(str(run_dir), None, run_outcome(ledger, plan), came)
+
+
+def _fetched(ledger: Ledger, fetch_id: str, again: list[str]) -> str:
+    """Say what came of the rows that were fetched again."""
+    if not again:
+        return "No row failed in a way that can pass; nothing was fetched again."
+    receipts = [ledger.receipt(fetch_id, shard) for shard in again]
+    tried = sum(receipt.rows for receipt in receipts)
+    came = sum(receipt.counts.get(schema.SUCCESS, 0) for receipt in receipts)
+    return f"{counted(tried, 'row')} fetched again, {came:,} came. `capfilt run` does the rest."
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,11 +224,19 @@ class StatusResult:
     exports: list[str]
     funnel: Funnel | None
 
+    @property
+    def outcome(self) -> Outcome:
+        """What the rows came to so far."""
+        return outcome_of(self.stages)
+
     def text(self) -> str:
         """Return a line a stage, and the funnel where the policy has decided every row."""
         lines = [self.described, *(stage.line() for stage in self.stages)]
         lines += [f"export: {path}" for path in self.exports]
-        return "\n".join([*lines, *(["", self.funnel.text()] if self.funnel else [])])
+        told = [self.funnel.text()] if self.funnel else lines_of(self.outcome.failed)
+        nothing = why_nothing(self.outcome)
+        told += ["", nothing] if nothing else []
+        return "\n".join([*lines, *(["", *told] if told else [])])
 
     def plain(self) -> dict[str, Any]:  # JSON
         """Return the result for machines."""
@@ -170,6 +245,7 @@ class StatusResult:
             "input": self.described,
             "stages": [plain_status(stage) for stage in self.stages],
             "exports": self.exports,
+            "failures": plain_failures(self.outcome.failed),
             "funnel": None if self.funnel is None else self.funnel.plain(),
         }
 
@@ -182,7 +258,8 @@ def status(run_dir: Path) -> StatusResult:
     stages = [stage_status(ledger, plan, planned) for planned in plan.planned]
     exports = sorted(str(p.parent) for p in ledger.root.glob("export-*/manifest.json"))
     decided = not plan.missing(ledger, plan.planned[-1])
-    funnel = count_funnel(RunReader(ledger, plan), manifest.rows) if decided else None
+    failed = outcome_of(stages).failed
+    funnel = count_funnel(RunReader(ledger, plan), manifest.rows, failed) if decided else None
     return StatusResult(str(run_dir), manifest.described, stages, exports, funnel)
 
 
@@ -198,7 +275,7 @@ class VerifyResult:
         if not self.problems:
             return f"{self.run_dir}: every file is whole and as it was written"
         lines = [f"{p.kind}: {p.path}: {p.detail}" for p in self.problems]
-        return "\n".join([*lines, f"{len(lines)} problems"])
+        return "\n".join([*lines, counted(len(lines), "problem")])
 
     def plain(self) -> dict[str, Any]:  # JSON
         """Return the result for machines."""
@@ -229,6 +306,8 @@ class GcResult:
 
     def text(self) -> str:
         """Return a line a file or folder."""
+        if not self.garbage:
+            return "there is nothing that may go"
         total = sum(item.size for item in self.garbage)
         lines = [f"{item.size:>14,} B  {item.path}  ({item.why})" for item in self.garbage]
         done = "removed" if self.removed else "would be freed; give --yes to remove"
@@ -268,13 +347,14 @@ class PlanResult:
 
     def text(self) -> str:
         """Return a line a stage."""
-        lines = [f"{self.described}: {self.rows:,} rows"]
+        lines = [f"{self.described}: {counted(self.rows, 'row')}"]
         for entry in self.lines:
             seconds = entry["estimated_seconds"]
             cost = f"about {seconds:,.0f} s" if seconds is not None else "cost unknown yet"
             lines.append(
-                f"{entry['stage']:<34} {entry['shards_missing']:>6,} of {entry['shards']:,} shards "
-                f"to do, {entry['rows_missing']:,} rows, {cost}"
+                f"{entry['stage']:<34} {entry['shards_missing']:>6,} of "
+                f"{counted(entry['shards'], 'shard')} to do, "
+                f"{counted(entry['rows_missing'], 'row')}, {cost}"
             )
         return "\n".join(lines)
 
@@ -283,35 +363,48 @@ class PlanResult:
         return {"input": self.described, "rows": self.rows, "stages": self.lines}
 
 
-def plan(spec: InputSpec, options: RoundOptions, out: Path) -> PlanResult:
-    """Say what a run would do, without writing anything."""
+def plan(
+    spec: InputSpec, options: RoundOptions, out: Path, hardware: Hardware, say: Say
+) -> PlanResult:
+    """Say what a run would do, without writing anything; refuses what `run` refuses."""
     from capfilt.engine.cost import estimate
 
     data = open_input(spec)
     recipe = build_round(options)
+    resources = check_run(recipe, out, hardware, say)
     ledger = Ledger(out)
     manifest = peek(data, ledger, recipe.shard_rows)
     planned = plan_round(recipe, manifest, ledger)
+    _check_models(ledger, recipe, planned, resources, say)
     lines = [estimate(ledger, planned, entry) for entry in planned.planned]
     return PlanResult(data.describe(), manifest.rows, lines)
+
+
+def _check_models(
+    ledger: Ledger, recipe: Round, plan_: Plan, resources: Resources, say: Say
+) -> None:
+    """Load each model that has work to do, once, before the download and not after it.
+
+    Raises:
+        ModelError: a checkpoint is incomplete or of the wrong kind.
+    """
+    if engine.check_models(plan_, ledger):
+        hint = engine.precision_hint(recipe.models, recipe.precisions, resources.devices)
+        if hint is not None:
+            say(hint)
 
 
 def _advance(
     ledger: Ledger,
     recipe: Round,
     manifest: SourceManifest,
-    hardware: Hardware,
+    resources: Resources,
     progress: Progress,
     say: Say,
 ) -> RunResult:
     plan_ = plan_round(recipe, manifest, ledger)
-    resources = _resources(recipe, hardware)
-    if engine.check_models(plan_, ledger):
-        hint = engine.precision_hint(recipe.models, recipe.precisions, resources.devices)
-        if hint is not None:
-            say(hint)
     if not engine.advance(plan_, ledger, resources, progress):
-        return RunResult(str(ledger.root), None)
+        return RunResult(str(ledger.root), None, run_outcome(ledger, plan_))
     done = finish(RunReader(ledger, plan_), recipe, manifest, None, progress, say)
     return RunResult(str(ledger.root), done)
 
@@ -325,8 +418,6 @@ def _resources(recipe: Round, hardware: Hardware) -> Resources:
 
 def _writable(out: Path) -> Ledger:
     """Return the ledger of a run folder that can be written, cleared of what the dead left."""
-    if out.exists() and not out.is_dir():
-        raise InputError(f"--run {out} is a file; give a folder")
     ledger = Ledger(out)
     with ledger.publisher.scratch_dir():
         pass  # raises a StorageError that says why, before any work
@@ -342,7 +433,7 @@ def _existing(run_dir: Path) -> Ledger:
 
 def _input_line(manifest: SourceManifest) -> str:
     return (
-        f"input: {manifest.rows:,} rows in {len(manifest.shards):,} shards; "
+        f"input: {counted(manifest.rows, 'row')} in {counted(len(manifest.shards), 'shard')}; "
         f"{manifest.duplicate_urls:,} with an address that an earlier row has, "
         f"{manifest.invalid_urls:,} without a usable one, "
         f"{manifest.empty_captions:,} without a text (their images are captioned all the same)"

@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 from capfilt import schema
 from capfilt.ledger import source
 from capfilt.ledger.ledger import Ledger, Receipt
+from capfilt.ledger.tally import again_tally
 from capfilt.stages.download import can_pass
 
 _MARK: Final = "~"
@@ -56,20 +57,33 @@ def add_attempts(ledger: Ledger, shards: Iterable[str], fetch_id: str) -> list[s
         name = next_attempt(shard, fetch_id)
         if shard not in done or name in there:
             continue
-        rows = _failed_rows(ledger, shard, fetch_id)
+        mask = _worth_again(ledger, shard, fetch_id)
+        rows = _next_rows(ledger, shard, mask)
         if rows.num_rows:
-            ledger.commit(Receipt(source.STAGE, name, rows.num_rows), rows)
+            ledger.commit(_receipt(ledger, shard, fetch_id, name, mask), rows)
             added.append(name)
     return added
 
 
-def _failed_rows(ledger: Ledger, shard: str, fetch_id: str) -> pa.Table:
-    """Return the source rows of a shard that are worth another attempt, with their attempt."""
+def _receipt(ledger: Ledger, shard: str, fetch_id: str, name: str, mask: pa.Array) -> Receipt:
+    """Say of an attempt's rows of what they had failed, so that they are not counted twice."""
+    had = again_tally(ledger, fetch_id, shard, mask)
+    rows = pc.sum(mask).as_py()
+    return Receipt(source.STAGE, name, rows, failures=had.kinds, failing_hosts=had.hosts)
+
+
+def _worth_again(ledger: Ledger, shard: str, fetch_id: str) -> pa.Array:
+    """Say which rows of a shard are worth another attempt."""
     outcome = ledger.read(fetch_id, shard, ["status", "error_message"])
     failed = pc.equal(outcome["status"], schema.FAILED_TO_DOWNLOAD).to_pylist()
     reasons = outcome["error_message"].to_pylist()
     mask = [bad and can_pass(reason) for bad, reason in zip(failed, reasons, strict=True)]
-    rows = ledger.read(source.STAGE, shard).filter(pa.array(mask, pa.bool_()))
+    return pa.array(mask, pa.bool_())
+
+
+def _next_rows(ledger: Ledger, shard: str, mask: pa.Array) -> pa.Table:
+    """Return the source rows of a shard that are tried again, with their attempt."""
+    rows = ledger.read(source.STAGE, shard).filter(mask)
     attempts = pa.array([attempt_of(shard) + 1] * rows.num_rows, pa.int32())
     place = rows.schema.get_field_index("attempt")
     return rows.set_column(place, schema.SOURCE.field("attempt"), attempts)

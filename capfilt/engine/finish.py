@@ -9,6 +9,7 @@ from typing import Any
 from capfilt import __version__
 from capfilt.engine.passes import Progress
 from capfilt.engine.plan import Plan, RunReader
+from capfilt.engine.status import Outcome, run_outcome
 from capfilt.export import Provenance, export_dataset
 from capfilt.export.config import READS
 from capfilt.fingerprint import fingerprint
@@ -16,9 +17,11 @@ from capfilt.ledger.publish import Publisher
 from capfilt.ledger.source import SourceManifest
 from capfilt.plain import to_plain
 from capfilt.recipe.round import Round
+from capfilt.report.failures import why_nothing
 from capfilt.report.funnel import Funnel, count_funnel
 from capfilt.report.page import write_page
 from capfilt.stages.policies.presets import itm_threshold
+from capfilt.wording import counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,11 +33,12 @@ class Finished:
     rows: int
     digest: str
     funnel: Funnel
+    outcome: Outcome = Outcome()
 
     def text(self) -> str:
         """Return what a person reads at the end."""
         return (
-            f"{self.funnel.text()}\n\n{self.rows:,} pairs kept: {self.dataset}\n"
+            f"{self.funnel.text()}\n\n{counted(self.rows, 'pair')} kept: {self.dataset}\n"
             f"look at them:  {self.report}\ndigest {self.digest}"
         )
 
@@ -69,8 +73,9 @@ def finish(
         DamageError: the counts do not add up to the input.
         StorageError: the folder cannot be written.
     """
-    funnel = count_funnel(reader, manifest.rows)
-    if not funnel.images_kept:
+    outcome = run_outcome(reader.ledger, reader.plan)
+    funnel = count_funnel(reader, manifest.rows, outcome.failed)
+    if not funnel.images_kept and why_nothing(outcome) is None:
         say("warning: the policy keeps no text; the dataset is empty")
     root = to or reader.ledger.root / export_name(reader.plan, recipe)
     with progress("export", funnel.web_kept + funnel.synthetic_kept) as told:
@@ -84,7 +89,7 @@ def finish(
         )
     threshold = itm_threshold(recipe.select)
     page = write_page(reader, reader.ledger.publisher, root.name, funnel, threshold)
-    return Finished(str(root), str(page), written.rows, written.digest, funnel)
+    return Finished(str(root), str(page), written.rows, written.digest, funnel, outcome)
 
 
 def _provenance(plan: Plan, recipe: Round, manifest: SourceManifest, funnel: Funnel) -> Provenance:

@@ -20,8 +20,10 @@ import pyarrow as pa
 from capfilt.engine.executors import Advance
 from capfilt.engine.plan import Plan, Planned, RunReader, is_barrier
 from capfilt.errors import CapfiltError, PlanError
+from capfilt.ledger import source
 from capfilt.ledger.ledger import Ledger, Receipt
 from capfilt.ledger.source import rows_of
+from capfilt.ledger.tally import ORIGIN, Tally, tally
 from capfilt.stage import Transform
 from capfilt.stages.decoding import ImageTransform, SliceImages, threads_for
 
@@ -134,8 +136,16 @@ def solve_barrier(reader: RunReader, planned: Planned, advance: Advance) -> None
 
 def commit(ledger: Ledger, planned: Planned, shard: str, table: pa.Table, seconds: float) -> bool:
     """Publish a stage's columns of a shard with its receipt; False where a file was there."""
-    counts = _status_counts(table)
-    receipt = Receipt(planned.id, shard, table.num_rows, round(seconds, 4), counts)
+    failed = _tally(ledger, shard, table)
+    receipt = Receipt(
+        planned.id,
+        shard,
+        table.num_rows,
+        round(seconds, 4),
+        _status_counts(table),
+        failures=failed.kinds,
+        failing_hosts=failed.hosts,
+    )
     return ledger.commit(receipt, table)
 
 
@@ -225,6 +235,14 @@ def _widened(batch: pa.RecordBatch, added: pa.RecordBatch) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays(
         [*batch.columns, *added.columns], schema=pa.schema([*batch.schema, *added.schema])
     )
+
+
+def _tally(ledger: Ledger, shard: str, table: pa.Table) -> Tally:
+    """Count what failed; hosts are looked up only where there is something to count."""
+    failed = tally(table)
+    if "failure" not in table.schema.names or not failed.kinds:
+        return failed
+    return tally(table, ledger.read(source.STAGE, shard, ORIGIN))
 
 
 def _status_counts(table: pa.Table) -> dict[str, int]:

@@ -1,7 +1,7 @@
 """Evaluating a captioner and a matcher on pairs."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -10,13 +10,14 @@ import numpy as np
 from capfilt.errors import InputError
 from capfilt.evaluate.captions import CaptionScores, caption_scores, has_words
 from capfilt.evaluate.judging import Judgement, Stream, judge, streams_of
-from capfilt.evaluate.pairs import Pairs
+from capfilt.evaluate.pairs import Pairs, left_out_told, readable
 from capfilt.evaluate.retrieval import Floats, Recalls, recalls, reranked
 from capfilt.models.checkpoints import resolve_model
 from capfilt.models.families import ModelKind, model_kind
-from capfilt.models.pixels import Framing, UndecodableImage, load_rgb
+from capfilt.models.pixels import Framing, load_rgb
 from capfilt.models.protocols import Pixels, framing_of
 from capfilt.models.recipe import Beam, CaptionerRecipe, Lengths, Precision
+from capfilt.wording import counted
 
 if TYPE_CHECKING:
     from capfilt.models.blip import BlipMatcher
@@ -36,6 +37,7 @@ class Evaluation:
     captions: CaptionScores | None = None
     filter: Judgement | None = None
     streams: dict[str, Stream] = field(default_factory=dict)
+    left_out: dict[str, int] = field(default_factory=dict)  # rows that could not be judged, and why
     written: list[str] = field(default_factory=list, repr=False)
 
     def plain(self) -> dict[str, object]:
@@ -51,11 +53,14 @@ class Evaluation:
         }
         if self.streams:
             told["streams"] = {name: stream.plain() for name, stream in self.streams.items()}
-        return {"images": self.images, "texts": self.texts, **told}
+        counts = {"images": self.images, "texts": self.texts, "left_out": self.left_out}
+        return {**counts, **told}
 
     def text(self) -> str:
         """Return the figures for people; shares in per cent."""
-        lines = [f"{self.images:,} images, {self.texts:,} texts"]
+        lines = [f"{counted(self.images, 'image')}, {counted(self.texts, 'text')}"]
+        if self.left_out:
+            lines.append(f"left out: {left_out_told(self.left_out)}")
         for name, found in (("ITC", self.retrieval_itc), ("ITM", self.retrieval_itm)):
             if found is not None:
                 shares = "  ".join(f"{k} {100 * v:5.1f}" for k, v in found.plain().items())
@@ -76,7 +81,9 @@ class Evaluation:
 
 
 def _stream_line(name: str, stream: Stream) -> str:
-    line = f"{name or 'unnamed'}: {stream.texts:,} texts, {100 * stream.noise:.1f} % rejected"
+    line = (
+        f"{name or 'unnamed'}: {counted(stream.texts, 'text')}, {100 * stream.noise:.1f} % rejected"
+    )
     if stream.false is None or stream.false_kept is None:
         return line
     return f"{line}; false {100 * stream.false:.1f} % before, {100 * stream.false_kept:.1f} % after"
@@ -108,18 +115,24 @@ def evaluate(
     """Evaluate the models that are given; `told` hears of images done.
 
     Raises:
-        InputError: no model is given, or an image cannot be decoded.
+        InputError: no model is given, or no image can be decoded.
     """
     if captioner is None and matcher is None:
         raise InputError("nothing to evaluate: give --captioner, --matcher or both")
+    pairs = readable(pairs)
+    if not pairs.images:
+        raise InputError(f"nothing to evaluate on: {left_out_told(pairs.left_out)}")
     references = pairs.true()
     _check(pairs, references, captions=captioner is not None)
     written = _written(captioner, pairs, how, told) if captioner else []
     scores = caption_scores(written, references.texts) if captioner else None
+    found = Evaluation(
+        len(pairs.images), pairs.count, captions=scores, written=written, left_out=pairs.left_out
+    )
     if matcher is None:
-        return Evaluation(len(pairs.images), pairs.count, captions=scores, written=written)
+        return found
     itc, itm, judged, streams = _matched(matcher, pairs, how, told)
-    return Evaluation(len(pairs.images), pairs.count, itc, itm, scores, judged, streams, written)
+    return replace(found, retrieval_itc=itc, retrieval_itm=itm, filter=judged, streams=streams)
 
 
 def _check(pairs: Pairs, true: Pairs, *, captions: bool) -> None:
@@ -233,7 +246,4 @@ def _rescorer(
 
 
 def _pixels(images: list[bytes], side: int, framing: Framing = "squash") -> list[Pixels]:
-    try:
-        return [load_rgb(image, side, framing) for image in images]
-    except UndecodableImage as error:
-        raise InputError(f"an image to evaluate on cannot be decoded: {error}") from error
+    return [load_rgb(image, side, framing) for image in images]

@@ -1,7 +1,9 @@
 """Image-text pairs to evaluate on: Parquet with images inside, such as an export or a human set."""
 
 import glob
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -9,21 +11,33 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from capfilt.errors import InputError
+from capfilt.ledger.tally import UNDECODABLE
+from capfilt.models.pixels import UndecodableImage, load_rgb
+from capfilt.wording import counted
 
+_PROBE_SIDE: Final = 32  # pixels: a JPEG is decoded at an eighth, which is enough to find damage
 _TEXTS: Final = ("text", "caption")
+_FAULTS: Final = {
+    "no_image": "without an image",
+    "no_text": "without a text",
+    "no_truth": "without a truth",
+    UNDECODABLE: "with an image that cannot be decoded",
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Pairs:
     """Images with their own texts; truth[i][j] says whether text j is true of image i, if known.
 
-    origins[i][j] says where it comes from (web, synthetic, human), if that is known.
+    origins[i][j] says where it comes from (web, synthetic, human), if that is known. `left_out`
+    counts the rows that cannot be judged, by what is wrong with them.
     """
 
     images: list[bytes]
     texts: list[list[str]]
     truth: list[list[bool]] | None
     origins: list[list[str]] | None = None
+    left_out: dict[str, int] = field(default_factory=dict)
 
     @property
     def count(self) -> int:
@@ -45,8 +59,9 @@ class Pairs:
 def load_pairs(source: str, truth_col: str | None = None, limit: int | None = None) -> Pairs:
     """Read Parquet with the columns `image` (bytes, or a struct of bytes and path) and a text.
 
-    The text is `text` or `caption`. Rows of one picture may follow one another anywhere; they are
-    put together by `key` where the row has one, otherwise by the picture's bytes.
+    The text is `text` or `caption`. A row without an image, a text or (with `truth_col`) a truth
+    costs itself, and is counted. Rows of one picture may follow one another anywhere; they are put
+    together by `key` where the row has one, otherwise by the picture's bytes.
 
     Args:
         source: a file, a folder (an export, or `data/` in it) or a glob.
@@ -54,8 +69,7 @@ def load_pairs(source: str, truth_col: str | None = None, limit: int | None = No
         limit: at most so many images, the first ones.
 
     Raises:
-        InputError: nothing is there, a column is missing or of another type, or a row has no image
-            or no text.
+        InputError: nothing is there, a column is missing or of another type, or no row is left.
     """
     if limit is not None and limit < 1:
         raise InputError(f"at most {limit} images; give at least 1")
@@ -63,23 +77,54 @@ def load_pairs(source: str, truth_col: str | None = None, limit: int | None = No
     texts: dict[str | bytes, list[str]] = {}
     truth: dict[str | bytes, list[bool]] = {}
     origins: dict[str | bytes, list[str]] = {}
+    left_out: Counter[str] = Counter()
     for file in _files(source):
-        first = 0
         for batch in _batches(file, truth_col):
-            for key, image, text, true, origin in _rows(batch, file, truth_col, first):
+            for key, image, text, true, origin in _rows(batch, truth_col, left_out):
                 if key not in images and limit is not None and len(images) >= limit:
                     continue
                 images.setdefault(key, image)
                 texts.setdefault(key, []).append(text)
                 truth.setdefault(key, []).append(true)
                 origins.setdefault(key, []).append(origin)
-            first += len(batch)
     if not images:
-        raise InputError(f"{source} has no rows to evaluate on")
+        why = f" ({left_out_told(left_out)})" if left_out else ""
+        raise InputError(f"{source} has no rows to evaluate on{why}")
     known = list(truth.values()) if truth_col else None
     told = any(origin for own in origins.values() for origin in own)
     sources = list(origins.values()) if told else None
-    return Pairs(list(images.values()), list(texts.values()), known, sources)
+    return Pairs(list(images.values()), list(texts.values()), known, sources, dict(left_out))
+
+
+def readable(pairs: Pairs) -> Pairs:
+    """Return the pairs whose image can be decoded; the rows of the others are left out."""
+    lost = [place for place, image in enumerate(pairs.images) if not _decodes(image)]
+    if not lost:
+        return pairs
+    rows = sum(len(pairs.texts[place]) for place in lost)
+    kept = sorted(set(range(len(pairs.images))) - set(lost))
+    return Pairs(
+        [pairs.images[place] for place in kept],
+        [pairs.texts[place] for place in kept],
+        None if pairs.truth is None else [pairs.truth[place] for place in kept],
+        None if pairs.origins is None else [pairs.origins[place] for place in kept],
+        {**pairs.left_out, UNDECODABLE: rows},
+    )
+
+
+def _decodes(image: bytes) -> bool:
+    try:
+        load_rgb(image, _PROBE_SIDE)
+    except UndecodableImage:
+        return False
+    return True
+
+
+def left_out_told(left_out: Mapping[str, int]) -> str:
+    """Return how many rows are left out, and why."""
+    return ", ".join(
+        f"{counted(count, 'row')} {_FAULTS[fault]}" for fault, count in sorted(left_out.items())
+    )
 
 
 def _files(source: str) -> list[Path]:
@@ -131,20 +176,30 @@ def _check_types(file: Path, schema: pa.Schema, text: str, truth_col: str | None
 
 
 def _rows(
-    batch: pa.RecordBatch, file: Path, truth_col: str | None, first: int
-) -> "list[tuple[str | bytes, bytes, str, bool, str]]":
+    batch: pa.RecordBatch, truth_col: str | None, left_out: Counter[str]
+) -> "Iterator[tuple[str | bytes, bytes, str, bool, str]]":
+    """Yield (key, image, text, truth, origin) of the rows that can be judged; counts the others."""
     images = batch.column("image")
     if pa.types.is_struct(images.type):
         images = images.field("bytes")
-    pictures, texts = images.to_pylist(), batch.column("text").to_pylist()
-    given = batch.column("key").to_pylist() if "key" in batch.schema.names else [None] * len(texts)
-    # A row without a key goes by its picture, not with all others that lack one.
-    keys = [picture if key is None else key for key, picture in zip(given, pictures, strict=True)]
-    truth = batch.column(truth_col).to_pylist() if truth_col else [True] * len(texts)
-    told = "origin" in batch.schema.names
-    origins = batch.column("origin").to_pylist() if told else [None] * len(texts)
-    for number, (picture, text, true) in enumerate(zip(pictures, texts, truth, strict=True), first):
-        if picture is None or text is None or true is None:
-            raise InputError(f"{file}: row {number} has no image, no text or no truth")
-    named = [origin or "" for origin in origins]
-    return list(zip(keys, pictures, texts, truth, named, strict=True))
+    count, names = len(batch), batch.schema.names
+    columns = [
+        batch.column(name).to_pylist() if name in names else [default] * count
+        for name, default in (("key", None), ("text", None), (truth_col, True), ("origin", None))
+    ]
+    for picture, key, text, true, origin in zip(images.to_pylist(), *columns, strict=True):
+        fault = _fault(picture, text, true)
+        if fault is not None:
+            left_out[fault] += 1
+            continue
+        # A row without a key goes by its picture, not with all others that lack one.
+        yield (picture if key is None else key), picture, text, true, origin or ""
+
+
+def _fault(image: bytes | None, text: str | None, true: bool | None) -> str | None:
+    """Say what a row lacks, by a key of `_FAULTS`; None where it can be judged."""
+    if not image:
+        return "no_image"
+    if text is None or not text.strip():
+        return "no_text"
+    return "no_truth" if true is None else None

@@ -33,7 +33,8 @@ class Receipt:
     """What a shard file says of itself, in its footer.
 
     `seconds` is the wall-clock time that the stage spent on this shard; `counts` says how many
-    rows have each status, where the stage has one.
+    rows have each status, where the stage has one. `failures` (funnel's reason -> kind -> rows) and
+    `failing_hosts` (host -> kind -> rows) count the rows that failed; see tally.py.
     """
 
     stage: str
@@ -44,6 +45,8 @@ class Receipt:
     capfilt: str = __version__
     data_bytes: int = 0
     data_sha256: str = ""
+    failures: dict[str, dict[str, int]] = field(default_factory=dict)
+    failing_hosts: dict[str, dict[str, int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

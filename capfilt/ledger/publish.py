@@ -92,6 +92,22 @@ class Publisher:
         return [entry for entry in entries if _is_abandoned(entry)]
 
 
+def check_writable(folder: Path) -> None:
+    """Check, without writing, that files can be created below a folder, or that it can be made.
+
+    Raises:
+        StorageError: it cannot be written, or stands below a file.
+    """
+    nearest = next(each for each in (folder, *folder.absolute().parents) if each.exists())
+    with explained(folder):
+        if not nearest.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        if os.statvfs(nearest).f_flag & os.ST_RDONLY:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+        if not os.access(nearest, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+
 def _private_name() -> str:
     return f"{socket.gethostname()}~{os.getpid()}~{uuid.uuid4().hex}"
 

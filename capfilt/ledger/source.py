@@ -93,8 +93,7 @@ def peek(data: Input, ledger: Ledger, shard_rows: int) -> SourceManifest:
 def _walk(
     data: Input, ledger: Ledger, shard_rows: int, visit: Callable[[str, "list[_Row]"], None]
 ) -> SourceManifest:
-    if shard_rows < 1:
-        raise InputError(f"shards of {shard_rows} rows are not possible; give at least 1")
+    check_shard_rows(shard_rows)
     known = _Known.of(ledger.shards(STAGE))
     tally = _Tally()
     shards: list[str] = []
@@ -106,6 +105,16 @@ def _walk(
     if not shards:
         raise InputError(f"{data.describe()} has no rows; give an input with at least one")
     return SourceManifest(data.describe(), tuple(shards), **dataclasses.asdict(tally))
+
+
+def check_shard_rows(shard_rows: int) -> None:
+    """Refuse shards without a row.
+
+    Raises:
+        InputError: `shard_rows` is not positive.
+    """
+    if shard_rows < 1:
+        raise InputError(f"shards of {shard_rows} rows are not possible; give at least 1")
 
 
 def shard_name(rows: "list[_Row]") -> str:

@@ -10,6 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from capfilt.errors import DamageError
+from capfilt.ledger.tally import Tally
+from capfilt.report.failures import lines_of_hosts, lines_of_kinds
 from capfilt.schema import FAILED_TO_DOWNLOAD
 from capfilt.stage import ColumnReader
 from capfilt.stages.policies.reasons import ALL_REASONS
@@ -34,6 +36,7 @@ class Funnel:
 
     A text is judged where its image was seen and it is no near-duplicate's; `noise` is the share of
     judged texts that the filter rejected (BLIP, Table 2). Histograms have 20 bins over [0, 1].
+    `failed` has the kinds behind the reasons that are failures, and their hosts.
     """
 
     rows: int
@@ -44,6 +47,7 @@ class Funnel:
     synthetic_kept: int = 0
     web_scores: list[int] = field(default_factory=lambda: [0] * _BINS)
     synthetic_scores: list[int] = field(default_factory=lambda: [0] * _BINS)
+    failed: Tally = field(default_factory=Tally)
 
     @property
     def images_kept(self) -> int:
@@ -69,28 +73,29 @@ class Funnel:
 
     def plain(self) -> dict[str, Any]:  # JSON
         """Return the funnel for machines."""
-        counts = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "reasons"}
+        apart = {"reasons", "failed"}  # the failures are told once, beside the funnel
+        counts = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in apart}
         derived = {"images_kept": self.images_kept, "noise": self.noise}
         return {**counts, "reasons": dict(self.reasons), **derived}
 
     def text(self) -> str:
         """Return the funnel for a person, with bars."""
         widest = max(self.rows, 1)
-        lines = [
-            f"{label:<20} {count:>10,}  {'█' * round(_BAR * count / widest)}"
-            for label, count in self.lines()
-        ]
+        lines: list[str] = []
+        for label, count in self.lines():
+            lines.append(f"{label:<20} {count:>10,}  {'█' * round(_BAR * count / widest)}".rstrip())
+            lines += lines_of_kinds(self.failed.kinds.get(label, {}))
         for origin, judged, kept in (
             ("web", self.web_judged, self.web_kept),
             ("synthetic", self.synthetic_judged, self.synthetic_kept),
         ):
             noise = f" ({100 * (1 - kept / judged):.0f} % rejected)" if judged else ""
             lines.append(f"{origin + ' texts':<20} {judged:>10,}  judged, {kept:,} kept{noise}")
-        return "\n".join(lines)
+        return "\n".join([*lines, *lines_of_hosts(self.failed)])
 
 
-def count_funnel(reader: ColumnReader, rows: int) -> Funnel:
-    """Count over all shards; `rows` is what the input had.
+def count_funnel(reader: ColumnReader, rows: int, failed: Tally | None = None) -> Funnel:
+    """Count over all shards; `rows` is what the input had, `failed` what its receipts say.
 
     A row that was fetched again counts by its last attempt: every row of an attempt's shard stands
     in an earlier one as failed to download.
@@ -98,7 +103,7 @@ def count_funnel(reader: ColumnReader, rows: int) -> Funnel:
     Raises:
         DamageError: the counts do not add up to the input.
     """
-    funnel = Funnel(rows)
+    funnel = Funnel(rows, failed=failed or Tally())
     for shard in reader.shards:
         _add(funnel, reader.read(shard, _COLUMNS))
     if sum(funnel.reasons.values()) != rows:

@@ -6,6 +6,7 @@ since captions and addresses are written by strangers.
 
 import base64
 import io
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 from typing import Final
@@ -13,9 +14,12 @@ from typing import Final
 from PIL import Image
 
 from capfilt.ledger.publish import Publisher
+from capfilt.ledger.tally import Tally
+from capfilt.report.failures import hosts_told, kinds_told
 from capfilt.report.funnel import Funnel
 from capfilt.report.samples import Sample, draw_samples
 from capfilt.stage import ColumnReader
+from capfilt.wording import counted
 
 _EACH: Final = 12
 _THUMBNAIL: Final = 160
@@ -39,10 +43,17 @@ _TITLES: Final = {
 _STYLE: Final = """
 :root{color-scheme:light dark;--line:#8884;--web:#3b7dd8;--syn:#e08a1e;--ok:#2a9d55;--no:#c0392b}
 body{font:15px/1.45 system-ui,sans-serif;max-width:1100px;margin:2rem auto;padding:0 1rem}
+h1,h2,td,th{overflow-wrap:anywhere}
 h2{margin-top:2.2rem;border-bottom:1px solid var(--line)}
-table{border-collapse:collapse}td{padding:.15rem .6rem .15rem 0}td.n{text-align:right}
+table{border-collapse:collapse;max-width:100%}
+td,th{padding:.15rem .6rem .15rem 0;text-align:left;vertical-align:top}
+td.n,th.n{text-align:right;overflow-wrap:normal}td.w{width:45%}
+td:first-child{min-width:8.5rem}
+.funnel{width:100%}
 .bar{display:inline-block;height:.8rem;background:var(--web);border-radius:2px}
-.sheet{display:grid;grid-template-columns:repeat(auto-fill,minmax(200px,1fr));gap:1rem}
+.key{width:.8rem}
+svg{display:block;max-width:100%;height:auto}
+.sheet{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(200px,100%),1fr));gap:1rem}
 figure{margin:0;border:1px solid var(--line);border-radius:6px;padding:.6rem;overflow:hidden}
 figure img{display:block;margin:0 auto .4rem;max-width:100%}
 p{margin:.2rem 0;overflow-wrap:anywhere}small{opacity:.7}
@@ -74,15 +85,16 @@ def render_page(funnel: Funnel, samples: dict[str, list[Sample]], threshold: flo
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
         '<meta name=viewport content="width=device-width">'
         f"<title>capfilt report</title><style>{_STYLE}</style></head><body>"
-        f"<h1>What became of {funnel.rows:,} rows</h1>{_funnel_table(funnel)}"
-        f"<h2>ITM scores</h2>{_histogram(funnel, threshold)}{''.join(sheets)}</body></html>"
+        f"<h1>What became of {counted(funnel.rows, 'row')}</h1>{_funnel_table(funnel)}"
+        f"{_failures(funnel.failed)}<h2>ITM scores</h2>{_histogram(funnel, threshold)}"
+        f"{''.join(sheets)}</body></html>"
     )
 
 
 def _funnel_table(funnel: Funnel) -> str:
     rows = [
-        f"<tr><td>{escape(label)}</td><td class=n>{count:,}</td><td>"
-        f'<span class=bar style="width:{360 * count / max(funnel.rows, 1):.0f}px"></span></td></tr>'
+        f"<tr><td>{escape(label)}</td><td class=n>{count:,}</td><td class=w>"
+        f'<span class=bar style="width:{100 * count / max(funnel.rows, 1):.1f}%"></span></td></tr>'
         for label, count in funnel.lines()
     ]
     texts = [
@@ -93,7 +105,33 @@ def _funnel_table(funnel: Funnel) -> str:
             ("synthetic", funnel.synthetic_judged, funnel.synthetic_kept),
         )
     ]
-    return f"<table>{''.join(rows)}</table>{''.join(texts)}"
+    return f"<table class=funnel>{''.join(rows)}</table>{''.join(texts)}"
+
+
+def _failures(failed: Tally) -> str:
+    """Return a table of kinds and one of hosts; nothing where nothing failed."""
+    kinds = [
+        (each.kind, each.rows, each.words)
+        for reason in sorted(failed.kinds)
+        for each in kinds_told(failed.kinds[reason])
+    ]
+    hosts = _table(("host", "rows", "kinds"), hosts_told(failed))
+    if not kinds:
+        return ""
+    return (
+        f"<h2>Failures by kind</h2>{_table(('kind', 'rows', 'meaning; what helps'), kinds)}"
+        f"{f'<h2>Failures by host</h2>{hosts}' if failed.hosts else ''}"
+    )
+
+
+def _table(heads: tuple[str, str, str], rows: Sequence[tuple[str, int, str]]) -> str:
+    name, number, words = heads
+    lines = [
+        f"<tr><td>{escape(each)}</td><td class=n>{count:,}</td><td>{escape(told)}</td></tr>"
+        for each, count, told in rows
+    ]
+    head = f"<tr><th>{name}</th><th class=n>{number}</th><th>{words}</th></tr>"
+    return f"<table>{head}{''.join(lines)}</table>"
 
 
 def _histogram(funnel: Funnel, threshold: float | None) -> str:
@@ -118,8 +156,8 @@ def _histogram(funnel: Funnel, threshold: float | None) -> str:
         f"{'' if threshold is None else _cut_line(threshold, width, base)}"
         f'<text x="0" y="{height - 12}" fill="currentColor" font-size="12">0</text>'
         f'<text x="{width - 8}" y="{height - 12}" fill="currentColor" font-size="12">1</text></svg>'
-        '<p><span class=bar style="width:12px"></span> web '
-        '<span class=bar style="width:12px;background:var(--syn)"></span> synthetic</p>'
+        '<p><span class="bar key"></span> web '
+        '<span class="bar key" style="background:var(--syn)"></span> synthetic</p>'
     )
 
 

@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from capfilt.commands.verbs import Hardware, check_run
 from capfilt.engine.passes import choose_devices
 from capfilt.errors import InputError, ModelError
 from capfilt.evaluate.pairs import load_pairs
@@ -58,6 +59,7 @@ def check(rounds: Rounds, given: Given) -> Checked:
     """
     if given.out.exists() and not given.out.is_dir():
         raise InputError(f"--out {given.out} is a file; give a folder")
+    check_run(rounds.first, given.out / RUN, Hardware(given.workers, given.device), lambda _: None)
     if not rounds.human:
         raise InputError("give --human DIR: captioner and filter are fine-tuned on human pairs")
     root = given.out.resolve()

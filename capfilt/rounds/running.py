@@ -8,7 +8,7 @@ from pathlib import Path
 from capfilt.commands import verbs as commands
 from capfilt.commands.evaluate import EvaluateOptions, evaluate
 from capfilt.engine.finish import Finished
-from capfilt.errors import DamageError, InputError
+from capfilt.errors import DamageError, InputError, NothingUsableError
 from capfilt.inputs import open_input
 from capfilt.models.checkpoints import resolve_model
 from capfilt.recipe.round import Round
@@ -82,6 +82,8 @@ class _Doing:
         ran = commands.run_round(
             data, recipe_of(checked, step), root / RUN, hardware, self.progress, self.say
         )
+        if ran.error is not None:
+            raise NothingUsableError(f"{step.title()}: {ran.error}")
         if ran.finished is None:
             raise DamageError(f"{ran.run_dir} is not complete; run the same command again")
         if not ran.finished.rows:

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from capfilt.commands import Hardware
 from capfilt.commands import verbs as commands
 from capfilt.commands.verbs import RunResult, Say
-from capfilt.errors import InputError
+from capfilt.errors import CapfiltError, InputError
 from capfilt.inputs import InputSpec
 from capfilt.option import check_options, option
 from capfilt.recipe.options import RoundOptions
@@ -56,6 +56,11 @@ class DemoResult:
 
     run: RunResult
     truth: str
+
+    @property
+    def error(self) -> CapfiltError | None:
+        """Why the round is no success, though nothing broke."""
+        return self.run.error
 
     def text(self) -> str:
         """Return what a person reads at the end."""

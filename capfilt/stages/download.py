@@ -21,6 +21,7 @@ from capfilt import schema
 from capfilt.errors import InputError
 from capfilt.option import DOWNLOAD, check_options, option
 from capfilt.stage import Resource, Transform
+from capfilt.stages.failures import http_failure
 from capfilt.stages.guard import Limits, guarded_urlopen
 
 ResizeMode = Literal["no", "keep_ratio", "center_crop", "border", "keep_ratio_largest"]
@@ -120,6 +121,8 @@ class Download:
         for place, ref in enumerate(refs):
             if ok[place] and ref is not None:
                 rows[place] = _ingest(ref, resizer)
+        for row in rows:
+            row["failure"] = _failure(row["status"], row.get("error_message"))
         arrays = [pa.array([row.get(f.name) for row in rows], f.type) for f in schema.DOWNLOAD]
         return pa.record_batch(arrays, schema=schema.DOWNLOAD)
 
@@ -160,6 +163,18 @@ class Download:
 def can_pass(error_message: str | None) -> bool:
     """Say whether a failed download may succeed later: time-outs, 5xx, 429, connection errors."""
     return error_message is not None and _PASSING.search(error_message) is not None
+
+
+def _failure(status: str, message: str | None) -> str | None:
+    """Return the kind of a failure, as far as img2dataset's words tell it."""
+    if status not in {schema.FAILED_TO_DOWNLOAD, schema.FAILED_TO_RESIZE}:
+        return None if status == schema.SUCCESS else status
+    if status == schema.FAILED_TO_RESIZE:
+        return "not_an_image"
+    if found := re.search(r"HTTP Error (\d{3})", message or ""):
+        return http_failure(int(found[1]))
+    words = {"timed out": "timeout", "Connection refused": "refused", "public": "private_address"}
+    return next((kind for word, kind in words.items() if word in (message or "")), None)
 
 
 def make_resizer(resize: Resize) -> Any:  # img2dataset has no types

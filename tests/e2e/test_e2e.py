@@ -7,11 +7,13 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from capfilt.commands import verbs as commands
 from capfilt.errors import DamageError
 from capfilt.ledger import source
 from capfilt.ledger.ledger import Ledger
@@ -93,6 +95,21 @@ def test_the_funnel_adds_up_and_every_row_is_in_the_books(
     ledger = Ledger(rounds.folder / "undisturbed")
     for stage in ledger.stages():
         assert sum(ledger.check(stage, shard).rows for shard in ledger.shards(stage)) == ROWS
+
+
+def test_failures_are_counted_by_kind_and_host(
+    rounds: Round, undisturbed: dict[str, object]
+) -> None:
+    status = commands.status(rounds.folder / "undisturbed")
+    assert status.funnel is not None
+    told, by_reason = status.plain()["failures"], Counter[str]()
+    for kind in told["kinds"]:
+        by_reason[kind["reason"]] += kind["rows"]
+    failing = {"failed_to_download", "failed_to_resize", "undecodable"}
+    assert by_reason == {r: n for r, n in status.funnel.reasons.items() if r in failing and n}
+    assert {"http_404", "refused"} & {kind["kind"] for kind in told["kinds"]}
+    web = sum(host["rows"] for host in told["hosts"])
+    assert web == by_reason["failed_to_download"] + by_reason["failed_to_resize"] > 0
 
 
 def test_again_does_nothing(rounds: Round, undisturbed: dict[str, object]) -> None:
@@ -194,6 +211,13 @@ def test_damage_is_told_and_repaired_by_running_again(
     assert rounds.run("damaged")["digest"] == undisturbed["digest"]
 
 
+def kinds_of(run: Path) -> dict[str, int]:
+    """Return how many rows failed of each kind, as `status` says."""
+    return {
+        kind["kind"]: kind["rows"] for kind in commands.status(run).plain()["failures"]["kinds"]
+    }
+
+
 def test_retry_fetches_only_what_failed_in_passing(tmp_path: Path) -> None:
     calm = Noise().scaled(0.0)
     faults = {f"/img/{n:09d}.jpg": Fault.FLAKY for n in (3, 8)} | {
@@ -204,6 +228,7 @@ def test_retry_fetches_only_what_failed_in_passing(tmp_path: Path) -> None:
         base = [sys.executable, "-m", "capfilt"]
         run = [*base, "run", str(urls), "--run", str(tmp_path / "run"), "--allow-private-hosts"]
         subprocess.run([*run, "--dedup", "none"], check=True, capture_output=True)
+        assert kinds_of(tmp_path / "run") == {"http_500": 2, "http_404": 1}
         hits = server.hits
         retry = [*base, "retry", str(tmp_path / "run"), "--json", "--quiet"]
         done = subprocess.run(retry, check=True, capture_output=True, text=True)
@@ -212,6 +237,7 @@ def test_retry_fetches_only_what_failed_in_passing(tmp_path: Path) -> None:
         funnel = json.loads(done.stdout)["result"]["funnel"]
         assert sum(funnel["reasons"].values()) == funnel["rows"] == 20
         assert funnel["reasons"]["failed_to_download"] == 1
+        assert kinds_of(tmp_path / "run") == {"http_404": 1}
         hits = server.hits
         subprocess.run(retry, check=True, capture_output=True)
         assert server.hits == hits

@@ -226,8 +226,10 @@ def test_a_web_of_which_nothing_is_left_stops_the_rounds(loops: Loops) -> None:
     command[command.index(str(loops.urls))] = str(dead)
     for _ in range(2):
         done = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert done.returncode == 2
-        assert "round 0: raw keeps no text at all" in done.stderr
+        assert done.returncode == 3
+        told = done.stderr.splitlines()[-1]
+        assert "round 0: raw: every row failed" in told
+        assert "1 of 1 row by refused" in told
     assert not (loops.folder / "dead" / "outcomes").exists()
 
 

@@ -1,20 +1,30 @@
 """Exit codes, messages and output of the command line, in processes of their own."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from PIL import Image
+from safetensors.torch import load_file, save_file
+from typer.testing import CliRunner, Result
 
 from capfilt import __version__
+from capfilt.cli.app import app
 from capfilt.commands import verbs
+from capfilt.engine.attempts import add_attempts
+from capfilt.errors import EXIT_CODES, CapfiltError, exit_codes_told
 from capfilt.flags import flags_of
 from capfilt.inputs import InputSpec
+from capfilt.ledger.ledger import Ledger
 from capfilt.recipe.options import round_flags
+from pipelines.experiments.quality import MODELS
 from tests.inputs.tools import has_all
 
+# The resizer, in this process.
+pytestmark = pytest.mark.filterwarnings("ignore:'imghdr' is deprecated:DeprecationWarning")
 HEAVY = {"torch", "transformers", "img2dataset", "faiss", "pandas", "datasets", "numpy", "pyarrow"}
 VERBS = ("run", "plan", "status", "retry", "export", "verify", "gc")
 
@@ -22,6 +32,11 @@ VERBS = ("run", "plan", "status", "retry", "export", "verify", "gc")
 def capfilt(*arguments: str | Path) -> "subprocess.CompletedProcess[str]":
     command = [sys.executable, "-m", "capfilt", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def here(*arguments: object) -> Result:
+    """Run a command in this process, which spares it the imports."""
+    return CliRunner().invoke(app, list(map(str, arguments)))
 
 
 def refused(code: int, *arguments: str | Path) -> str:
@@ -61,9 +76,19 @@ def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     assert done.stdout.strip() == __version__ or "Usage" in done.stdout
 
 
-def test_the_help_says_what_exit_codes_mean() -> None:
+def test_the_help_and_the_readme_say_what_exit_codes_mean() -> None:
     shown = " ".join(capfilt("--help").stdout.split())
-    assert has_all(shown, ["Exit codes: 0 done", "2 the input", "130 interrupted", *VERBS])
+    assert has_all(shown, [exit_codes_told(), *VERBS])
+    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    assert exit_codes_told() in " ".join(readme.split())
+
+
+def test_every_error_has_an_exit_code_that_is_told() -> None:
+    def below(kind: type[CapfiltError]) -> set[type[CapfiltError]]:
+        return {kind}.union(*map(below, kind.__subclasses__()))
+
+    assert len(below(CapfiltError)) > 5
+    assert {kind.exit_code for kind in below(CapfiltError)} <= set(EXIT_CODES)
 
 
 def test_a_missing_input_is_named(tmp_path: Path) -> None:
@@ -96,6 +121,8 @@ def test_a_folder_that_is_no_model_is_named(urls: Path, tmp_path: Path) -> None:
     for option in ("--captioner", "--matcher"):
         message = refused(2, "run", urls, option, tmp_path / "model", "--run", tmp_path / "run")
         assert str(tmp_path / "model") in message
+        planned = here("plan", urls, option, tmp_path / "model", "--run", tmp_path / "run")
+        assert (planned.exit_code, planned.stderr) == (2, message)
 
 
 def test_a_matcher_is_no_captioner(
@@ -139,10 +166,37 @@ def test_wrong_options_are_told_before_any_work(
     message = refused(2, "run", urls, "--run", tmp_path / "run", *options)
     assert said in message
     assert not list(tmp_path.glob("run/stages/download-*"))
+    planned = here("plan", urls, "--run", tmp_path / "plan", *options)
+    assert (planned.exit_code, planned.stderr) == (2, message)
+    assert not (tmp_path / "plan").exists()
 
 
-def test_a_run_folder_that_is_a_file_is_refused(urls: Path) -> None:
-    assert "is a file" in refused(2, "run", urls, "--run", urls)
+@pytest.mark.parametrize("verb", ["run", "plan"])
+def test_a_run_folder_that_is_a_file_is_refused(urls: Path, verb: str) -> None:
+    below = here(verb, urls, "--run", urls / "run")
+    assert (below.exit_code, below.stdout) == (4, "")
+    assert "Not a directory" in below.stderr
+    ended = here(verb, urls, "--run", urls)
+    assert (ended.exit_code, ended.stdout) == (2, "")
+    assert "is a file" in ended.stderr
+
+
+def test_a_refused_run_is_not_the_latest_round(urls: Path, tmp_path: Path) -> None:
+    short = tmp_path / "captioner"
+    shutil.copytree(MODELS / "captioner", short)
+    (file,) = short.glob("*.safetensors")
+    weights = load_file(file)
+    del weights[sorted(weights)[0]]
+    save_file(weights, file, {"format": "pt"})
+    options = ["--captioner", short, "--run", tmp_path / "run"]
+    ran = here("run", urls, *options)
+    assert ran.exit_code == 2
+    message = ran.stderr.splitlines()[-1]
+    assert str(short) in message
+    status = here("status", tmp_path / "run")
+    assert (status.exit_code, status.stdout) == (2, "")
+    assert "no run folder" in status.stderr
+    assert here("plan", urls, *options).stderr.splitlines()[-1] == message
 
 
 @pytest.mark.parametrize("verb", VERBS[2:])
@@ -205,15 +259,57 @@ def test_every_verb_prints_json(finished: tuple[Path, str]) -> None:
 
 
 @pytest.mark.slow
-def test_an_input_whose_images_are_all_gone_makes_an_empty_dataset(
+def test_a_run_in_which_every_row_failed_is_no_success(
     tmp_path: Path, tiny_pair: tuple[Path, Path]
 ) -> None:
     urls = tmp_path / "urls.csv"
-    urls.write_text("url,caption\nhttp://127.0.0.1:1/a.jpg,a\nftp://host/b.jpg,b\n,c\n")
+    addresses = ["http://127.0.0.1:1/a.jpg", "ftp://host/b.jpg", "", "http://127.0.0.1:1/a.jpg"]
+    urls.write_text("".join(["url,caption\n", *(f"{address},x\n" for address in addresses)]))
     done = small_run(tmp_path, tiny_pair, urls)
-    assert done.returncode == 0, done.stderr
-    funnel = json.loads(done.stdout)["result"]["funnel"]
-    assert funnel["reasons"] == {"failed_to_download": 1, "invalid_url": 2}
+    assert done.returncode == 3
+    told = done.stderr.splitlines()[-1]
+    assert has_all(told, ["every row failed", "2 of 3 rows by invalid_url"])
+    printed = json.loads(done.stdout)  # what came out is printed all the same
+    assert printed["complete"] is True
+    reasons = printed["result"]["funnel"]["reasons"]
+    assert reasons == {"failed_to_download": 1, "invalid_url": 2, "duplicate_url": 1}
+    (kind,) = printed["failures"]["kinds"]
+    assert (kind["reason"], kind["kind"], kind["rows"]) == ("failed_to_download", "refused", 1)
+    assert kind["remedy"] == "capfilt retry"
+    assert printed["failures"]["hosts"] == [
+        {"host": "127.0.0.1", "rows": 1, "kinds": {"refused": 1}}
+    ]
+    run = tmp_path / "run"
+    status = here("status", run, "--json")
+    assert status.exit_code == 0
+    assert json.loads(status.stdout)["failures"] == printed["failures"]
+    assert told.removeprefix("capfilt: ") in here("status", run).stdout
+    exported = here("export", run, "--json", "--quiet")
+    assert exported.exit_code == 3
+    assert json.loads(exported.stdout)["failures"] == printed["failures"]
+    # A retry that was killed before it fetched: the next one fetches what it had added.
+    ledger = Ledger(run)
+    (fetch_id,) = (stage for stage in ledger.stages() if stage.startswith("download-"))
+    assert len(add_attempts(ledger, ledger.shards(fetch_id), fetch_id)) == 1
+    again = here("retry", run, "--fetch-only", "--workers", "1", "--quiet")
+    assert again.exit_code == 3
+    assert has_all(again.stdout, ["1 row fetched again, 0 came", "refused"])
+
+
+@pytest.mark.slow
+def test_a_run_of_unreadable_local_files_is_no_success(
+    tmp_path: Path, tiny_pair: tuple[Path, Path]
+) -> None:
+    (tmp_path / "a.png").write_bytes(b"no picture")
+    table = tmp_path / "captions.csv"
+    table.write_text("image,caption\na.png,a\n")
+    models = ["--captioner", tiny_pair[0], "--matcher", tiny_pair[1], "--workers", "1"]
+    done = here(
+        "run", table, "--images-dir", tmp_path, "--run", tmp_path / "run", *models, "--json"
+    )
+    assert done.exit_code == 3
+    assert has_all(done.stderr, ["every row failed", "1 of 1 row by", "not_an_image"])
+    assert json.loads(done.stdout)["failures"]["hosts"] == []  # nobody's server is to blame
 
 
 @pytest.mark.slow

@@ -85,7 +85,7 @@ def test_what_cannot_be_evaluated_on_is_told(tmp_path: Path) -> None:
     pq.write_table(
         pa.table({"image": [b"x"], "text": pa.array([None], pa.string())}), tmp_path / "x.parquet"
     )
-    with pytest.raises(InputError, match="row 0 has no image, no text"):
+    with pytest.raises(InputError, match=r"no rows to evaluate on \(1 row without a text\)"):
         load_pairs(str(tmp_path))
     with pytest.raises(InputError, match="no column 'true'"):
         load_pairs(str(tmp_path), "true")
@@ -117,11 +117,39 @@ def test_rows_without_a_key_are_images_of_their_own(tmp_path: Path) -> None:
     assert load_pairs(str(tmp_path)).texts == [["a"], ["b", "d"], ["c"]]
 
 
-def test_a_row_is_named_by_its_place_in_the_file(tmp_path: Path) -> None:
-    table = pa.table({"image": [b"x"] * 5, "text": ["a", "a", "a", None, "a"]})
+def test_a_row_that_cannot_be_judged_costs_itself_and_is_counted(tmp_path: Path) -> None:
+    texts = ["a", None, "", " \t", "b", "c", "d"]
+    images = [b"x", b"x", b"x", b"y", None, b"", b"z"]
+    truth = pa.array([True, True, True, True, True, True, None])
+    table = pa.table({"image": pa.array(images, pa.binary()), "text": texts, "true": truth})
     pq.write_table(table, tmp_path / "x.parquet", row_group_size=2)
-    with pytest.raises(InputError, match="row 3 has"):
-        load_pairs(str(tmp_path))
+    pairs = load_pairs(str(tmp_path), "true")
+    assert (pairs.images, pairs.texts, pairs.truth) == ([b"x"], [["a"]], [[True]])
+    assert pairs.left_out == {"no_text": 3, "no_image": 2, "no_truth": 1}
+    assert load_pairs(str(tmp_path)).texts == [["a"], ["d"]]  # nobody asked for its truth
+
+
+def test_bad_rows_change_no_figure_of_the_others(data: Path) -> None:
+    pairs, asked = load_pairs(str(data), "true", 6), list[int]()
+    assert pairs.truth is not None
+    assert pairs.origins is not None
+    worse = replace(
+        pairs,
+        images=[pairs.images[0][:60], *pairs.images],
+        texts=[["x", "y"], *pairs.texts],
+        truth=[[True, False], *pairs.truth],
+        origins=[["web", "web"], *pairs.origins],
+        left_out={"no_text": 1},
+    )
+    found = evaluate(worse, None, MATCHER, Settings(top=3), asked.append)
+    assert found.left_out == {"no_text": 1, "undecodable": 2}
+    assert "1 row without a text, 2 rows with an image that cannot be decoded" in found.text()
+    assert sum(asked) == 6
+    same = evaluate(pairs, None, MATCHER, Settings(top=3), asked.append)
+    assert replace(found, left_out={}) == same
+    only = replace(worse, images=worse.images[:1], texts=[["x"]], truth=[[True]], origins=[["w"]])
+    with pytest.raises(InputError, match="nothing to evaluate on: 1 row without a text, 1"):
+        evaluate(only, None, MATCHER, Settings(), asked.append)
 
 
 def test_wrong_figures_are_refused(data: Path) -> None:
@@ -193,7 +221,7 @@ def test_the_command_tells_machines(data: Path) -> None:
     options = ["--truth-col", "true", "--limit", "12", "--json", "--quiet"]
     ran = subprocess.run([*command, *options], capture_output=True, text=True, check=True)
     told = json.loads(ran.stdout)
-    names = {"images", "texts", "retrieval_itc", "retrieval_itm", "filter", "streams"}
+    names = {"images", "texts", "left_out", "retrieval_itc", "retrieval_itm", "filter", "streams"}
     assert set(told) == names
     assert set(told["streams"]) == {"web", "synthetic"}
     assert told["images"] == 12

@@ -5,6 +5,7 @@ import html
 import io
 import itertools
 import json
+import re
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -35,6 +36,7 @@ from capfilt.export import (
 )
 from capfilt.export.card import dataset_card
 from capfilt.ledger.publish import Publisher
+from capfilt.ledger.tally import Tally
 from capfilt.report.funnel import Funnel, count_funnel
 from capfilt.report.page import render_page, write_page
 from capfilt.report.samples import draw_samples
@@ -390,7 +392,7 @@ def parsed(page: str) -> Seen:
 
 
 PAGE_TAGS = set(
-    "html head meta title style body h1 h2 table tr td span p svg rect line text div figure img "
+    "html head meta title style body h1 h2 table tr td th span p svg rect line text div figure img "
     "small i".split()
 )
 
@@ -406,7 +408,8 @@ def hostile_rows() -> Iterator[Row]:
 def test_the_report_shows_hostile_texts_and_runs_none(tmp_path: Path) -> None:
     rows = list(hostile_rows())
     run = run_of(rows, [7])
-    funnel = count_funnel(run, len(rows))
+    failed = {text: {text: 1} for text in HOSTILE}
+    funnel = count_funnel(run, len(rows), Tally({"failed_to_download": failed[HOSTILE[0]]}, failed))
     seen = parsed(render_page(funnel, draw_samples(run, len(rows)), 0.5))
     assert seen.tags <= PAGE_TAGS
     assert not seen.others
@@ -445,6 +448,36 @@ def test_the_card_shows_hostile_texts_and_runs_none(text: str) -> None:
     assert all(name in {"style", "class"} for name, _ in seen.attributes)
     shown = " ".join("".join(seen.texts).split())
     assert shown.count(" ".join(text.split())) == 4, html.escape(shown)
+
+
+def test_the_report_fits_a_narrow_screen() -> None:
+    """Nothing has a width of its own above that of a telephone, and long words break."""
+    failed = Tally({"failed_to_download": {"timeout": 9}}, {"x" * 250: {"timeout": 9}})
+    funnel = Funnel(9, Counter(failed_to_download=9), failed=failed)
+    page = render_page(funnel, {}, 0.5)
+    style = page.partition("<style>")[2].partition("</style>")[0]
+    assert "width=device-width" in page
+    widths = [int(px) for px in re.findall(r"(?<!max-)width:(\d+)px", page)]
+    assert all(px <= 400 for px in widths), widths
+    assert "svg{display:block;max-width:100%" in style
+    assert "minmax(min(200px,100%),1fr)" in style  # one column where two have no room
+    broken = re.search(r"([^{}\n]*)\{overflow-wrap:anywhere\}", style)
+    assert broken is not None
+    assert {"td", "th", "h1"} <= set(broken[1].split(","))
+
+
+def test_the_report_tells_failures_by_kind_and_by_host() -> None:
+    kinds = {"private_address": 263, "timeout": 12, "http_404": 1}
+    hosts = {f"h{n}.example": {"timeout": 20 - n} for n in range(12)}
+    funnel = Funnel(300, failed=Tally({"failed_to_download": kinds}, hosts))
+    told = parsed(render_page(funnel, {}, 0.5)).texts
+    for word in ("private_address", "the host is no public address; --allow-private-hosts", "263"):
+        assert word in told
+    assert told[told.index("timeout") + 2] == "no answer in time; capfilt retry"
+    assert told[told.index("http_404") + 2] == "not found"
+    assert "h9.example" in told
+    assert "h10.example" not in told
+    assert told[told.index("other hosts") + 1] == "19"
 
 
 def test_a_funnel_of_nothing_has_a_page() -> None:
