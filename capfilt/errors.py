@@ -20,8 +20,10 @@ EXIT_CODES: Final = {
     2: "the input, an option or a model is unusable, nothing was run",
     3: "files of the run are torn, missing or foreign, or every row failed",
     4: "the run folder cannot be written or a worker died: run again to go on",
+    129: "hung up: run again to go on",
     130: "interrupted: run again to go on",
-    143: "ended by SIGTERM: run again to go on",
+    141: "the reader of the output has gone",
+    143: "terminated (SIGTERM): run again to go on",
 }
 
 

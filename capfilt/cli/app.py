@@ -9,6 +9,7 @@ import typer.core
 import typer.main
 
 from capfilt import __version__
+from capfilt.cli import console
 from capfilt.errors import exit_codes_told
 
 # The room that has each command, and what the list of commands says of it.
@@ -49,7 +50,15 @@ class _Sectioned(typer.core.TyperCommand):
 
 
 class _Commands(typer.core.TyperGroup):
-    """Commands by name; listing them imports none of them."""
+    """Commands by name; listing them imports none of them.
+
+    What ends one is told in one way, also while its libraries are still imported.
+    """
+
+    def invoke(self, ctx: Any) -> Any:  # typer's own copy of click has no public types
+        """Run the command."""
+        with console.errors():
+            return super().invoke(ctx)
 
     def list_commands(self, ctx: Any) -> list[str]:  # typer's signature
         return list(COMMANDS)
@@ -94,5 +103,4 @@ def _command(name: str, found: typer.Typer | Callable[..., None]) -> Any:  # typ
 
 def main() -> NoReturn:
     """Run the command line."""
-    app()
-    raise AssertionError("typer exits by itself")
+    console.main(app)

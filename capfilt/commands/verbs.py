@@ -421,7 +421,7 @@ def _writable(out: Path) -> Ledger:
     ledger = Ledger(out)
     with ledger.publisher.scratch_dir():
         pass  # raises a StorageError that says why, before any work
-    remove([Garbage(path, 0, "left by a process that died") for path in ledger.sweep()])
+    ledger.publisher.sweep()
     return ledger
 
 

@@ -9,16 +9,20 @@ import ctypes
 import multiprocessing
 import os
 import queue
-import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
 from capfilt.errors import WorkerError
+from capfilt.process import temporary
+from capfilt.process.launching import Packed, launching, pack, start_tracker, why_not_begun
+from capfilt.process.signals import kill_children, leave_to_parent
+from capfilt.process.temporary import private_folder
 
 if TYPE_CHECKING:
     from multiprocessing.sharedctypes import Synchronized
@@ -71,23 +75,27 @@ class Processes:
         if count <= 1:
             Serial().run(job, shards, advance)
             return
+        packed, others = pack(job), set(multiprocessing.active_children())
+        start_tracker()
         context = multiprocessing.get_context("spawn")
         ticks = context.Array("q", count, lock=False)  # a slot a worker: no lock to die with
-        with _polling(ticks, advance):
+        begun = context.Value("i", 0)
+        with private_folder() as folder, _polling(ticks, advance):
             pool = ProcessPoolExecutor(
-                count, context, _start_worker, (job, ticks, context.Value("i", 0))
+                count, context, _start_worker, (packed, str(folder), ticks, begun)
             )
             try:
-                _drain(pool, shards, window=2 * count)
+                _drain(pool, shards, 2 * count, packed)
             except BrokenProcessPool as error:
+                if not begun.value:
+                    raise WorkerError(why_not_begun(packed)) from error
                 raise WorkerError(
                     "a worker process died; finished shards are kept. It was killed (out of "
                     "memory is the usual reason: try fewer --workers) or crashed in native code. "
                     "Run the same command again to go on."
                 ) from error
             except KeyboardInterrupt:
-                for child in multiprocessing.active_children():
-                    child.terminate()  # what is in flight is not published, so nothing is torn
+                kill_children(others)  # what is in flight is not published, so nothing is torn
                 raise
             finally:
                 pool.shutdown(wait=True, cancel_futures=True)
@@ -98,11 +106,12 @@ def rank_slice(shards: Sequence[str], rank: int, world_size: int) -> list[str]:
     return list(shards[rank::world_size])
 
 
-def _drain(pool: ProcessPoolExecutor, shards: Sequence[str], window: int) -> None:
+def _drain(pool: ProcessPoolExecutor, shards: Sequence[str], window: int, packed: Packed) -> None:
     """Keep `window` shards in flight, so that millions of shards make no million futures."""
     pending: set[Future[None]] = set()
     for shard in shards:
-        pending.add(pool.submit(_do_shard, shard))
+        with launching(packed):  # the pool starts its processes when it is given work
+            pending.add(pool.submit(_do_shard, shard))
         if len(pending) >= window:
             done, pending = wait(pending, return_when=FIRST_COMPLETED)
             for future in done:
@@ -143,10 +152,15 @@ _open_jobs: Final = contextlib.ExitStack()  # never closed: the process's end fr
 
 
 def _start_worker(
-    job: Job, ticks: "ctypes.Array[ctypes.c_longlong]", counter: "Synchronized[int]"
+    packed: Packed,
+    folder: str,
+    ticks: "ctypes.Array[ctypes.c_longlong]",
+    counter: "Synchronized[int]",
 ) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    leave_to_parent()
+    temporary.use(Path(folder))
     threading.Thread(target=_die_with_parent, name="capfilt-parent", daemon=True).start()
+    job: Job = packed.unpack()
     with counter.get_lock():
         worker = counter.value
         counter.value += 1

@@ -93,9 +93,10 @@ def finish(
 
 
 def _provenance(plan: Plan, recipe: Round, manifest: SourceManifest, funnel: Funnel) -> Provenance:
+    name = Path(manifest.described.partition(":")[0]).name
     return Provenance(
         capfilt=__version__,
-        source=f"{manifest.rows:,} rows, {Path(manifest.described.partition(':')[0]).name}",
+        source=f"{counted(manifest.rows, 'row')}, {name}",
         recipe=json.dumps(_without_places(to_plain(recipe)), sort_keys=True),
         stages=tuple(planned.id for planned in plan.planned),
         funnel=tuple(funnel.lines()),

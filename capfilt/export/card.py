@@ -5,6 +5,7 @@ import re
 from typing import Any, Final
 
 from capfilt.export.config import Provenance
+from capfilt.wording import counted, one_line
 
 _BLIP: Final = "Select"  # the policy of BLIP itself
 _RAW: Final = "RawWeb"
@@ -54,7 +55,7 @@ The pictures and the texts of the web belong to their owners; this dataset grant
 
 
 def _story(rows: int, policy: dict[str, object]) -> str:
-    pairs = f"{rows:,} pairs of an image and a text, one a row."
+    pairs = f"{counted(rows, 'pair')} of an image and a text, one a row."
     if policy.get("type") == _RAW:
         return f"# Image-text pairs of the web\n\n{pairs} No model has seen them."
     return (
@@ -100,4 +101,4 @@ def _table(provenance: Provenance) -> str:
 
 def _plain(text: str) -> str:
     """Return text that Markdown shows as it is: one line, nothing active."""
-    return _ACTIVE.sub(r"\\\1", " ".join(text.split()))
+    return _ACTIVE.sub(r"\\\1", one_line(text))

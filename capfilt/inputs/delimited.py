@@ -17,6 +17,7 @@ from capfilt.errors import InputError
 from capfilt.inputs.paths import Stamp
 from capfilt.inputs.tables import text_batches
 from capfilt.inputs.text import check_first_line, open_text
+from capfilt.wording import counted
 
 if TYPE_CHECKING:
     from _csv import Reader
@@ -115,7 +116,7 @@ class DelimitedTable:
             else "a text must not hold a tab"
         )
         return (
-            f"{self.stamp.path} line {line}: {len(row)} columns, but the header has "
+            f"{self.stamp.path} line {line}: {counted(len(row), 'column')}, but the header has "
             f"{len(self.columns)} ({self.dialect}); {advice}. "
             f"It begins {_excerpt(self.delimiter.join(row))}"
         )

@@ -18,6 +18,7 @@ from capfilt.inputs.paths import TableKind, printable, table_kind, unknown_forma
 from capfilt.inputs.spec import BLOCK_ROWS, ENCODING_OPTION, Input, InputSpec
 from capfilt.inputs.tables import AddressList, Columns, Table, same_column
 from capfilt.inputs.webdataset import WebDatasetTars
+from capfilt.wording import counted
 
 _Stream = Callable[[int], Iterator[pa.RecordBatch]]
 _DELIMITERS: Final = {"csv": ",", "tsv": "\t"}
@@ -73,7 +74,7 @@ def _local(stream: _Stream, what: str, files: Sequence[Path], local: bool = True
             reason = reasons.drop_null()[0].as_py()
     if rows and not usable:
         raise InputError(
-            f"{files[0]}: none of the {rows} rows is usable; the first because: {reason}"
+            f"{files[0]}: none of the {counted(rows, 'row')} is usable; the first because: {reason}"
         )
     return _input(stream, what, files, rows, local)
 
@@ -82,7 +83,7 @@ def _input(stream: _Stream, what: str, files: Sequence[Path], rows: int, local: 
     if rows == 0:
         raise InputError(f"{files[0]}: no rows; give an input with at least one")
     more = f" and {len(files) - 1} more" if len(files) > 1 else ""
-    description = printable(f"{files[0]}{more}: {rows:,} rows, {what}")
+    description = printable(f"{files[0]}{more}: {counted(rows, 'row')}, {what}")
     return Input(local, rows, description, stream)
 
 

@@ -9,18 +9,15 @@ replace a shard that others have already built upon).
 import contextlib
 import errno
 import os
-import socket
-import time
-import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final
 
 from capfilt.errors import StorageError
+from capfilt.process import lease
 
 TMP_DIR: Final = ".tmp"
-_STALE_SECONDS: Final = 24 * 3600.0
 _FULL: Final = {errno.ENOSPC, errno.EDQUOT}
 _NO_LINKS: Final = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 
@@ -66,9 +63,9 @@ class Publisher:
         """Yield a private folder below `root/.tmp`; it is removed with all in it at the end."""
         import shutil
 
-        folder = self.root / TMP_DIR / _private_name()
-        with explained(folder):
-            folder.mkdir(parents=True)
+        with explained(self.root / TMP_DIR):
+            folder = lease.private_path(self.root / TMP_DIR)
+            folder.mkdir()
         try:
             yield folder
         finally:
@@ -76,8 +73,7 @@ class Publisher:
 
     @contextlib.contextmanager
     def _scratch_file(self) -> Iterator[Path]:
-        scratch = self.root / TMP_DIR / _private_name()
-        scratch.parent.mkdir(parents=True, exist_ok=True)
+        scratch = lease.private_path(self.root / TMP_DIR)
         try:
             yield scratch
         finally:
@@ -85,11 +81,11 @@ class Publisher:
 
     def leftovers(self) -> list[Path]:
         """Return the unfinished files and folders of processes that no longer run."""
-        try:
-            entries = sorted((self.root / TMP_DIR).iterdir())
-        except FileNotFoundError:
-            return []
-        return [entry for entry in entries if _is_abandoned(entry)]
+        return lease.abandoned(self.root / TMP_DIR)
+
+    def sweep(self) -> None:
+        """Remove what processes left that no longer run; nobody will ever finish it."""
+        lease.sweep(self.root / TMP_DIR)
 
 
 def check_writable(folder: Path) -> None:
@@ -106,31 +102,6 @@ def check_writable(folder: Path) -> None:
             raise OSError(errno.EROFS, os.strerror(errno.EROFS))
         if not os.access(nearest, os.W_OK | os.X_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-
-
-def _private_name() -> str:
-    return f"{socket.gethostname()}~{os.getpid()}~{uuid.uuid4().hex}"
-
-
-def _is_abandoned(entry: Path) -> bool:
-    """Say whether the writer of `entry` is gone. Another machine's is, after a day of silence."""
-    host, _, rest = entry.name.partition("~")
-    pid = rest.partition("~")[0]
-    if host == socket.gethostname() and pid.isdigit():
-        return not _is_running(int(pid))
-    with contextlib.suppress(FileNotFoundError):
-        return time.time() - entry.stat().st_mtime > _STALE_SECONDS
-    return False
-
-
-def _is_running(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def _sync_folder(folder: Path) -> None:

@@ -19,7 +19,7 @@ from capfilt.report.failures import hosts_told, kinds_told
 from capfilt.report.funnel import Funnel
 from capfilt.report.samples import Sample, draw_samples
 from capfilt.stage import ColumnReader
-from capfilt.wording import counted
+from capfilt.wording import counted, one_line
 
 _EACH: Final = 12
 _THUMBNAIL: Final = 160
@@ -173,12 +173,12 @@ def _cut_line(threshold: float, width: int, base: int) -> str:
 
 def _figure(sample: Sample) -> str:
     texts = "".join(
-        f'<p class="{"yes" if kept else "not"}">{escape(_short(text)) or "<i>no text</i>"} '
+        f'<p class="{"yes" if kept else "not"}">{_foreign(text) or "<i>no text</i>"} '
         f"<small>{origin}{'' if score is None else f' {score:.2f}'}</small></p>"
         for origin, text, score, kept in sample.texts
     )
-    detail = f"<p><small>{escape(_short(sample.detail))}</small></p>" if sample.detail else ""
-    address = f"<p><small>{escape(_short(sample.url))}</small></p>" if not sample.image else ""
+    detail = f"<p><small>{_foreign(sample.detail)}</small></p>" if sample.detail else ""
+    address = f"<p><small>{_foreign(sample.url)}</small></p>" if not sample.image else ""
     return f"<figure>{_thumbnail(sample.image)}{texts}{detail}{address}</figure>"
 
 
@@ -194,6 +194,12 @@ def _thumbnail(data: bytes | None) -> str:
     except Exception:  # noqa: BLE001  # decoders of hostile bytes raise anything
         return "<p><small>cannot be decoded</small></p>"
     return f'<img alt="" src="data:image/jpeg;base64,{base64.b64encode(out.getvalue()).decode()}">'
+
+
+def _foreign(text: str) -> str:
+    """Return a stranger's text as HTML: shortened, inert, and with a direction of its own."""
+    shown = escape(one_line(_short(text)))
+    return f"<bdi>{shown}</bdi>" if shown else ""
 
 
 def _short(text: str) -> str:

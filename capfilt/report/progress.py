@@ -40,7 +40,7 @@ def progress(
     `total` None: unknown. On a terminal a bar; elsewhere a line now and then, and one at the end.
     """
     out = stream or sys.stderr
-    if quiet or total == 0:
+    if quiet or total == 0 or out is None:  # None: a program without standard streams
         yield lambda _done, _note="": None
     elif out.isatty():
         from tqdm import tqdm
@@ -103,9 +103,11 @@ class _Lines:
         if not final and self._total is not None and rate > 0:
             left = f", {max(self._total - self._done, 0) / rate:,.0f} s left"
         end = f" in {seconds:,.1f} s" if final else ""
-        counted = f"{self._done:,}{of} {self._unit}s{end}{note}"
+        last = self._done if self._total is None else self._total
+        unit = self._unit if last == 1 else f"{self._unit}s"
         print(
-            f"{self._label}: {counted}, {rate:,.1f} {self._unit}s/s{left}",
+            f"{self._label}: {self._done:,}{of} {unit}{end}{note}, "
+            f"{rate:,.1f} {self._unit}s/s{left}",
             file=self._out,
             flush=True,
         )

@@ -16,6 +16,7 @@ from capfilt.train.cost import seconds_a_step, step_flops
 from capfilt.train.options import config_of
 from capfilt.train.plan import TrainPlan
 from capfilt.train.process import Fitted
+from capfilt.wording import counted
 
 State = Literal["done", "begun", "missing"]
 _STAND_IN: Final = "a model like --like"
@@ -60,7 +61,8 @@ class RoundsPlan:
         total = sum(step.seconds or 0.0 for step in self.steps)
         return "\n".join(
             [
-                f"{self.folder}: {self.rows:,} rows of the web, {len(self.steps)} steps",
+                f"{self.folder}: {counted(self.rows, 'row')} of the web, "
+                + counted(len(self.steps), "step"),
                 *(step.line() for step in self.steps),
                 f"in all about {_time(total)} of this machine, besides what is unknown",
             ]

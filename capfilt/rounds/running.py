@@ -19,6 +19,7 @@ from capfilt.rounds.result import RoundsResult, models_of, summary, write_summar
 from capfilt.rounds.steps import OUTCOMES, RUN, Cleaned, Outcome, Scored, Step
 from capfilt.train.plan import PairFolder, TrainPlan
 from capfilt.train.process import Fitted, TrainJob, run_job
+from capfilt.wording import counted
 
 MODEL = "model"  # a training's folder of results
 Say = Callable[[str], None]
@@ -172,8 +173,8 @@ def _counted(finished: Finished, root: Path) -> Cleaned:
 def _told(outcome: Outcome) -> str:
     match outcome:
         case Cleaned():
-            return f"{outcome.rows:,} pairs"
+            return counted(outcome.rows, "pair")
         case Fitted():
-            return f"{outcome.steps:,} steps, loss {outcome.last['loss']:.3f}"
+            return f"{counted(outcome.steps, 'step')}, loss {outcome.last['loss']:.3f}"
         case Scored():
             return f"TR@1 {100 * outcome.tr1:.1f}, CIDEr {100 * outcome.cider:.1f}"

@@ -6,13 +6,16 @@ image came from. A row that fails keeps its place, with a status and a reason.
 
 import contextlib
 import hashlib
+import importlib
 import io
 import os
 import re
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any, ClassVar, Final, Literal
 
 import pyarrow as pa
@@ -196,11 +199,34 @@ def make_resizer(resize: Resize) -> Any:  # img2dataset has no types
 
 
 def quiet_dependencies() -> None:
-    """Keep albumentations and wandb, which img2dataset imports, off the network and quiet."""
+    """Keep what img2dataset imports off the network, quiet, and out of the temporary folder."""
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
-    os.environ.setdefault("WANDB_MODE", "disabled")
     os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(_MAX_PIXELS))
     os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
+    import_without_wandb()
+
+
+def import_without_wandb() -> None:
+    """Import img2dataset, and spare it wandb: half a second, and folders in the temporary folder.
+
+    Only img2dataset's own logger would use it, which we do not; should somebody else, it is
+    imported then.
+    """
+    if "img2dataset" in sys.modules or "wandb" in sys.modules:
+        return
+    late = ModuleType("wandb")
+
+    def found(name: str) -> Any:  # anything of wandb's
+        if sys.modules.get("wandb") is late or name.startswith("__"):
+            raise AttributeError(f"wandb is not imported yet: {name}")
+        return getattr(importlib.import_module("wandb"), name)
+
+    late.__getattr__ = found  # type: ignore[method-assign]  # PEP 562
+    sys.modules["wandb"] = late
+    try:
+        import img2dataset  # noqa: F401  # for what the import does
+    finally:
+        del sys.modules["wandb"]
 
 
 def _ingest(ref: str, resizer: Any) -> _Fetched:  # img2dataset's resizer

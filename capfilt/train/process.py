@@ -28,12 +28,14 @@ from capfilt.errors import (
     StorageError,
     WorkerError,
 )
-from capfilt.ledger.publish import explained
+from capfilt.ledger.publish import TMP_DIR, explained
 from capfilt.plain import from_plain, to_plain
+from capfilt.process import lease, signals
+from capfilt.process.temporary import private_folder
 from capfilt.report.progress import Told, of_training
 from capfilt.train.data.reader import Reader, Reading
 from capfilt.train.plan import PairFolder, TrainPlan, mixture
-from capfilt.train.ranks import local_rank, rank
+from capfilt.train.ranks import by_torchrun, local_rank, rank
 from capfilt.train.start import start_of
 
 Say = Callable[[str], None]
@@ -75,18 +77,23 @@ def run_job(job: TrainJob, processes: int, told: Told, say: Say) -> Fitted:
         CapfiltError: what the training raised.
         WorkerError: a process died.
     """
-    with alone(Path(job.out), say) as lock:
-        child = subprocess.Popen(
-            _command(job, processes),
-            stdin=subprocess.PIPE,  # its end tells the processes that this one is gone
-            stdout=subprocess.PIPE,
-            text=True,
-            pass_fds=(lock,),
-        )
-        try:
-            last = _heard(child, told)
-        finally:
-            _ended(child)
+    with (
+        alone(Path(job.out), say) as lock,
+        private_folder() as temporary,
+        contextlib.ExitStack() as running,
+    ):
+        with signals.held():  # for good in torchrun, which would answer them by itself
+            child = subprocess.Popen(
+                _command(job, processes),
+                stdin=subprocess.PIPE,  # its end tells the processes that this one is gone
+                stdout=subprocess.PIPE,
+                text=True,
+                pass_fds=(lock,),
+                env={**os.environ, "TMPDIR": str(temporary)},
+            )
+            running.callback(lease.sweep, Path(job.out) / TMP_DIR)
+            running.push(lambda kind, *_: _ended(child, kill=kind is not None))
+        last = _heard(child, told)
     if "fitted" in last:
         return from_plain(Fitted, last["fitted"])
     for kind in _ERRORS:
@@ -110,6 +117,8 @@ def _command(job: TrainJob, processes: int) -> list[str]:
 def alone(folder: Path, say: Say) -> Iterator[int]:
     """Hold the folder's lock, which processes can inherit: two trainings never share a folder.
 
+    The lock dies with the last process that has it; where there are no locks, `say` hears of it.
+
     Raises:
         StorageError: there can be no such folder.
     """
@@ -117,11 +126,12 @@ def alone(folder: Path, say: Say) -> Iterator[int]:
         folder.mkdir(parents=True, exist_ok=True)
         lock = os.open(folder / ".lock", os.O_CREAT | os.O_RDWR, 0o644)
     try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        free = lease.lock(lock, fcntl.LOCK_EX)
+        if free is False:
             say(f"{folder} is being trained by another process; waiting for its end")
             fcntl.flock(lock, fcntl.LOCK_EX)
+        elif free is None:
+            say(f"{folder} is on a file system without locks: start no second training in it")
         yield lock
     finally:
         os.close(lock)
@@ -139,18 +149,21 @@ def _heard(child: "subprocess.Popen[str]", told: Told) -> dict[str, Any]:  # JSO
     return last
 
 
-def _ended(child: "subprocess.Popen[str]") -> None:
-    if child.stdin is not None:
-        child.stdin.close()
+def _ended(child: "subprocess.Popen[str]", *, kill: bool) -> None:
+    """Wait for the end of all processes of a training."""
+    if kill:
+        child.kill()  # torchrun; what it began ends at the end of its standard input
+    for pipe in filter(None, (child.stdin, child.stdout)):
+        while pipe.readable() and os.read(pipe.fileno(), 65_536):
+            pass  # until the last process that can write is gone
+        pipe.close()
     child.wait()
-    if child.stdout is not None:
-        child.stdout.close()
 
 
 def main() -> int:
     """Train what the first argument says, tell of it in JSON lines; returns the exit code."""
     job = from_plain(TrainJob, json.loads(sys.argv[1]))
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    signals.leave_to_parent(but=(signal.SIGTERM,) if by_torchrun() else ())  # its way to end ranks
     threading.Thread(target=_die_with_parent, name="capfilt-parent", daemon=True).start()
     try:
         _emit(fitted=to_plain(_train(job)))

@@ -16,3 +16,8 @@ def local_rank() -> int:
 def world_size() -> int:
     """Return how many processes there are, over all machines."""
     return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def by_torchrun() -> bool:
+    """Say whether torchrun began this process."""
+    return "TORCHELASTIC_RUN_ID" in os.environ

@@ -26,6 +26,7 @@ from capfilt.train.plot import loss_plot
 from capfilt.train.ranks import rank, world_size
 from capfilt.train.recipe import Itc
 from capfilt.train.start import Start, roles_of
+from capfilt.wording import counted
 
 RESULT = "model"
 
@@ -72,7 +73,7 @@ class Trained:
         )
         lost = ", ".join(f"{count:,} × {reason}" for reason, count in self.skipped.items())
         left_out = f"\nrows left out, each time they came: {lost}" if lost else ""
-        return f"{self.steps:,} steps, {losses}{left_out}\nmodels: {self.folder / RESULT}"
+        return f"{counted(self.steps, 'step')}, {losses}{left_out}\nmodels: {self.folder / RESULT}"
 
     def plain(self) -> dict[str, Any]:  # JSON
         """Return the result for machines."""

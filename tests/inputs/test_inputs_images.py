@@ -135,7 +135,7 @@ def test_images_folder_beside_the_table_is_found(tmp_path: Path) -> None:
     assert image_of(row) == b"a.jpg"
     data = open_input(InputSpec((str(table),), "images"))
     assert data.local
-    assert data.describe() == f"{table}: 1 rows, images in {folder}/images with captions"
+    assert data.describe() == f"{table}: 1 row, images in {folder}/images with captions"
 
 
 @pytest.mark.parametrize("column", ["image", "file_name", "FileName", "image_path", "file"])
@@ -156,7 +156,7 @@ def test_wrong_folders(tmp_path: Path) -> None:
     message = fault_of(table, images_dir=str(tmp_path / "nope"))
     assert has_all(message, ["nope: no such folder", "--images-dir"])
     message = fault_of(table, images_dir=str(folder / "sub"))
-    assert has_all(message, [str(table), "none of the 1 rows", "No such file"])
+    assert has_all(message, [str(table), "none of the 1 row", "No such file"])
     other = captions(folder / "sub", "b.jpg")
     assert has_all(fault_of(table, other, kind="images"), ["2 folders", "--images-dir"])
     (folder / "other.csv").write_text("image,caption\na.jpg,c\n")

@@ -127,7 +127,7 @@ def test_half_a_surrogate_pair_costs_its_row(tmp_path: Path) -> None:
     [
         ("a.csv", HEAD + "u1,ok\nu2,a, b\n",
          ["a.csv line 3", "3 columns", "header has 2", "double quotes", "'u2,a, b'"]),
-        ("a.csv", HEAD + 'u1,"x\ny"\nu2\n', ["a.csv line 4", "1 columns"]),
+        ("a.csv", HEAD + 'u1,"x\ny"\nu2\n', ["a.csv line 4", "1 column"]),
         ("a.csv", HEAD + 'u1,ok\n\nu2,"two\nlines",x\n', ["a.csv line 4", "3 columns"]),
         ("a.csv", HEAD + 'u1,ok\nu2,"open\nu3,x\n', ["a.csv line 3", "never closes", '("")']),
         ("a.csv", HEAD + 'u1,"open\nu3,"x, y"\n', ["a.csv line 2", "line 3", "broken quoting"]),
@@ -187,7 +187,7 @@ def test_lines_are_counted_over_blocks_and_blank_lines(tmp_path: Path) -> None:
     path = put(tmp_path, "a.jsonl", "\n" + line * 20_000 + "{\n")
     assert "a.jsonl line 20002, column 2: not JSON" in fault_of(path)
     path = put(tmp_path, "a.csv", HEAD + "\n" + "u,c\n" * 20_000 + "u\n")
-    assert "a.csv line 20003: 1 columns" in fault_of(path)
+    assert "a.csv line 20003: 1 column" in fault_of(path)
 
 
 def test_text_in_the_wrong_wide_encoding_is_told(tmp_path: Path) -> None:
@@ -264,7 +264,7 @@ def test_description(tmp_path: Path) -> None:
     data = open_input(InputSpec((str(path),)))
     assert not data.local
     assert data.describe() == (
-        f"{path}: 1 rows, tab-separated, no quoting, columns 'URL' and 'TEXT'"
+        f"{path}: 1 row, tab-separated, no quoting, columns 'URL' and 'TEXT'"
     )
 
 

@@ -1,5 +1,7 @@
 """Trainings of a few steps on a small export: killed, chained, and on two processes."""
 
+import errno
+import fcntl
 import io
 import json
 import os
@@ -263,6 +265,19 @@ def test_two_commands_never_train_in_one_folder(data: Path, tmp_path: Path) -> N
     waiting.communicate(timeout=120)
     assert waiting.returncode == 0
     assert (tmp_path / "model").is_dir()
+
+
+def test_a_folder_without_locks_is_told_and_trained_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    said: list[str] = []
+    with alone(tmp_path, said.append):
+        (line,) = said
+    assert "a file system without locks" in line
 
 
 def test_a_folder_that_cannot_be_is_told_before_any_step(data: Path, tmp_path: Path) -> None:

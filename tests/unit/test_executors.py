@@ -3,6 +3,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -11,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from capfilt.engine.executors import Advance, Processes, Serial, rank_slice
-from capfilt.errors import WorkerError
+from capfilt.errors import PlanError, WorkerError
+from capfilt.process import signals
 
 
 @dataclass(frozen=True)
@@ -126,3 +128,98 @@ def test_ranks_share_the_shards_without_overlap() -> None:
     shards = [str(i) for i in range(11)]
     slices = [rank_slice(shards, rank, 3) for rank in range(3)]
     assert sorted((shard for own in slices for shard in own), key=int) == shards
+
+
+# A script that does its work in whatever way it is run, with a job of its own or of a module.
+_SCRIPT = """
+import contextlib, sys
+from dataclasses import dataclass
+from pathlib import Path
+from capfilt.engine.executors import Processes
+from tests.unit.test_executors import Note
+
+@dataclass(frozen=True)
+class Own(Note):
+    pass
+
+{guard}Processes(2).run({job}(sys.argv[1]), ["a", "b", "c"], lambda _: None)
+"""
+
+
+def script(
+    tmp_path: Path, job: str, guard: str = "", stdin: bool = False
+) -> "subprocess.CompletedProcess[str]":
+    """Run the script from a file, or from standard input."""
+    file, root = tmp_path / "script.py", Path(__file__).parents[2]
+    (tmp_path / "out").mkdir()
+    file.write_text(_SCRIPT.format(job=job, guard=guard))
+    return subprocess.run(
+        [sys.executable, "-" if stdin else str(file), str(tmp_path / "out")],
+        input=file.read_text() if stdin else None,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(root)},
+    )
+
+
+@pytest.mark.parametrize("stdin", [False, True])
+def test_a_script_without_a_main_guard_runs(tmp_path: Path, stdin: bool) -> None:
+    ran = script(tmp_path, "Note", stdin=stdin)
+    assert ran.returncode == 0, ran.stderr
+    assert {p.name for p in (tmp_path / "out").iterdir() if len(p.name) == 1} == {"a", "b", "c"}
+
+
+def test_a_job_that_a_guarded_script_defines_runs(tmp_path: Path) -> None:
+    ran = script(tmp_path, "Own", guard='if __name__ == "__main__": ')
+    assert ran.returncode == 0, ran.stderr
+
+
+@pytest.mark.parametrize(
+    ("stdin", "why"),
+    [
+        (False, 'Guard what it does: if __name__ == "__main__":'),
+        (True, "cannot import what is defined on standard input or in a notebook"),
+    ],
+)
+def test_a_worker_that_cannot_begin_is_told_as_that(tmp_path: Path, stdin: bool, why: str) -> None:
+    ran = script(tmp_path, "Own", stdin=stdin)
+    last = ran.stderr.strip().splitlines()[-1]
+    assert why in last
+    assert "out of memory" not in last
+
+
+def test_a_job_that_cannot_be_sent_is_told_before_any_process(tmp_path: Path) -> None:
+    @dataclass(frozen=True)
+    class Inner(Note):
+        pass
+
+    with pytest.raises(PlanError, match="cannot be sent to worker processes"):
+        Processes(2).run(Inner(str(tmp_path)), ["a", "b"], lambda _: None)
+    assert list(tmp_path.iterdir()) == []
+
+
+@dataclass(frozen=True)
+class Littering:
+    """Leaves temporary files as libraries do, and ignores that it is asked to end."""
+
+    folder: str
+
+    @contextlib.contextmanager
+    def open(self, worker: int, advance: Advance) -> Iterator[Callable[[str], None]]:
+        handlers = [signal.getsignal(number) for number in signals.ENDING]
+
+        def do(shard: str) -> None:
+            place = Path(tempfile.mkdtemp())
+            assert handlers == [signal.SIG_IGN] * len(handlers)
+            assert place.parent != Path(self.folder)
+            (Path(self.folder) / shard).write_text(str(place))
+
+        yield do
+
+
+def test_temporary_files_of_workers_go_with_them(tmp_path: Path) -> None:
+    Processes(2).run(Littering(str(tmp_path)), ["a", "b", "c"], lambda _: None)
+    places = [Path(file.read_text()) for file in tmp_path.iterdir()]
+    assert len(places) == 3
+    assert not any(place.exists() or place.parent.exists() for place in places)
