@@ -14,7 +14,6 @@ from capfilt.engine.garbage import Garbage, find_garbage, remove
 from capfilt.engine.passes import Progress, Resources
 from capfilt.engine.plan import Plan, RunReader
 from capfilt.engine.status import (
-    Outcome,
     StageStatus,
     outcome_of,
     plain_status,
@@ -35,6 +34,7 @@ from capfilt.ledger.source import (
     peek,
     rows_of,
 )
+from capfilt.ledger.tally import Outcome
 from capfilt.option import WORK, check_options, option
 from capfilt.recipe.options import RoundOptions, build_round, exported_with, warnings_of
 from capfilt.recipe.round import Round, latest_round, plan_round, record_round, recorded_rounds

@@ -9,12 +9,13 @@ from typing import Any
 from capfilt import __version__
 from capfilt.engine.passes import Progress
 from capfilt.engine.plan import Plan, RunReader
-from capfilt.engine.status import Outcome, run_outcome
+from capfilt.engine.status import run_outcome
 from capfilt.export import Provenance, export_dataset
 from capfilt.export.config import READS
 from capfilt.fingerprint import fingerprint
 from capfilt.ledger.publish import Publisher
 from capfilt.ledger.source import SourceManifest
+from capfilt.ledger.tally import Outcome
 from capfilt.plain import to_plain
 from capfilt.recipe.round import Round
 from capfilt.report.failures import why_nothing

@@ -11,7 +11,7 @@ from capfilt.engine.plan import Plan, Planned
 from capfilt.ledger import source
 from capfilt.ledger.ledger import Ledger, Receipt
 from capfilt.ledger.source import rows_of
-from capfilt.ledger.tally import UNDECODABLE, Tally, counts_failures, less, merged, summed
+from capfilt.ledger.tally import UNDECODABLE, Outcome, Tally, counts_failures, less, merged, summed
 from capfilt.wording import counted
 
 
@@ -48,20 +48,6 @@ class StageStatus:
             f"{self.id:<34} {self.shards_done:>6,} of {counted(self.shards, 'shard'):<8} "
             f"{counted(self.rows_done, 'row'):>14} ({share:.0f} %){rate}{told}"
         )
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What a run's rows came to so far, by the receipts of its stages.
-
-    `fetched`: whether every row was tried. `invalid`: rows without a usable address. `usable`: rows
-    with a picture that no model's decoder refused.
-    """
-
-    fetched: bool = False
-    usable: int = 0
-    invalid: int = 0
-    failed: Tally = field(default_factory=Tally)
 
 
 def stage_status(ledger: Ledger, plan: Plan, planned: Planned) -> StageStatus:

@@ -57,6 +57,20 @@ class Tally:
         return found
 
 
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a run's rows came to so far, by the receipts of its stages.
+
+    `fetched`: whether every row was tried. `invalid`: rows without a usable address. `usable`: rows
+    with a picture that no model's decoder refused.
+    """
+
+    fetched: bool = False
+    usable: int = 0
+    invalid: int = 0
+    failed: Tally = field(default_factory=Tally)
+
+
 def counts_failures(columns: pa.Schema) -> bool:
     """Say whether a stage that adds these columns says of rows that they failed."""
     return any(name in columns.names for name in _COLUMNS)

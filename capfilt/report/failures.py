@@ -8,8 +8,7 @@ from http import HTTPStatus
 from typing import Any, Final
 
 from capfilt import schema
-from capfilt.engine.status import Outcome
-from capfilt.ledger.tally import OTHER_HOSTS, UNKNOWN, Tally, largest_hosts
+from capfilt.ledger.tally import OTHER_HOSTS, UNKNOWN, Outcome, Tally, largest_hosts
 from capfilt.stages.failures import FAILURES, can_pass
 from capfilt.wording import counted
 

@@ -127,7 +127,7 @@ def _failures(failed: Tally) -> str:
 def _table(heads: tuple[str, str, str], rows: Sequence[tuple[str, int, str]]) -> str:
     name, number, words = heads
     lines = [
-        f"<tr><td>{escape(each)}</td><td class=n>{count:,}</td><td>{escape(told)}</td></tr>"
+        f"<tr><td>{_foreign(each)}</td><td class=n>{count:,}</td><td>{_foreign(told)}</td></tr>"
         for each, count, told in rows
     ]
     head = f"<tr><th>{name}</th><th class=n>{number}</th><th>{words}</th></tr>"

@@ -186,7 +186,7 @@ def test_timeout_signals_twice_and_means_one_request(tmp_path: Path, gate: Gate)
 def test_a_second_signal_ends_all_at_once(tmp_path: Path, gate: Gate) -> None:
     program = (
         "import sys, time\n"
-        "from capfilt import console\n"
+        "from capfilt.cli import console\n"
         "def app():\n"
         "    try:\n"
         "        print('begun', flush=True); time.sleep(60)\n"

@@ -87,7 +87,10 @@ def test_containers_of_one_host_name_and_one_process_id_do_not_take_each_other_f
 ) -> None:
     if subprocess.run([*_NAMESPACES, "true"], capture_output=True, check=False).returncode:
         pytest.skip("this machine does not permit process namespaces (unshare --pid)")
-    sweep = "import sys, pathlib, capfilt.ledger.publish as p; p.Publisher(pathlib.Path(sys.argv[1])).sweep()"
+    sweep = (
+        "import sys, pathlib; from capfilt.ledger.publish import Publisher;"
+        "Publisher(pathlib.Path(sys.argv[1])).sweep()"
+    )
     with writer(tmp_path, *_NAMESPACES) as first, writer(tmp_path, *_NAMESPACES) as second:
         pids = {path.name.split("~")[1] for path in unfinished(tmp_path)}
         assert pids == {"1"}  # the first process of its container, as in most containers

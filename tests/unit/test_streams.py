@@ -94,7 +94,7 @@ def test_a_strangers_text_does_nothing_to_the_terminal(tmp_path: Path) -> None:
 
 def test_the_message_of_a_bug_does_nothing_to_the_terminal() -> None:
     program = (
-        "from capfilt import console\n"
+        "from capfilt.cli import console\n"
         "def app(): raise ValueError('\\x1b[2J\\u202egnirts')\n"
         "console.main(app)"
     )

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from capfilt import schema
 from capfilt.engine.attempts import add_attempts, with_attempts
 from capfilt.engine.plan import Planned, compile_plan
-from capfilt.engine.status import Outcome, StageStatus, outcome_of, run_outcome, stage_status
+from capfilt.engine.status import StageStatus, outcome_of, run_outcome, stage_status
 from capfilt.engine.worker import commit
 from capfilt.ledger import source
 from capfilt.ledger.ledger import Ledger, Receipt
