@@ -54,8 +54,8 @@ def replaced(base: T, given: Mapping[str, object]) -> T:
     for field in dataclasses.fields(recipe):
         declared, value = options.get(field.name), getattr(recipe, field.name)
         wanted = given.get(declared.flag or field.name) if declared else None
-        if wanted is not None:
-            changes[field.name] = wanted
+        if declared is not None and wanted is not None:
+            changes[field.name] = declared.value_of(wanted)
         elif dataclasses.is_dataclass(value) and not isinstance(value, type):
             changes[field.name] = replaced(value, given)
     changes = {n: v for n, v in changes.items() if v is not getattr(recipe, n)}
@@ -65,8 +65,11 @@ def replaced(base: T, given: Mapping[str, object]) -> T:
 
 def constructed(recipe: type[T], given: Mapping[str, object], **fixed: object) -> T:
     """Build a recipe from what was given by flag; what is None keeps the field's default."""
-    names = {declared.flag or field.name: field.name for field, declared in options_of(recipe)}
-    wanted = {names[n]: v for n, v in given.items() if n in names and v is not None}
+    wanted = {
+        field.name: declared.value_of(value)
+        for field, declared in options_of(recipe)
+        if (value := given.get(declared.flag or field.name)) is not None
+    }
     return recipe(**{**wanted, **fixed})
 
 

@@ -9,6 +9,7 @@ import dataclasses
 import math
 import types
 import typing
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeVar
 
@@ -65,7 +66,8 @@ class Option:
 
     `flag` is the name on the command line where it is not the field's own; `panel` the heading of
     the help under which it stands. `given_as` is the type on the command line where the field's
-    own cannot be typed there (a model is given by its name), `shown` the default in the same terms.
+    own cannot be typed there (a model is given by its name), `shown` the default in the same terms,
+    and `read` makes the field's value of what was given.
     """
 
     help: str
@@ -73,7 +75,12 @@ class Option:
     panel: str | None = None
     given_as: Any = None  # a type hint
     shown: str | None = None
+    read: Callable[[Any], object] | None = None
     bounds: Bounds = Bounds()
+
+    def value_of(self, given: object) -> object:
+        """Return the field's value for what was given on the command line."""
+        return given if self.read is None else self.read(given)
 
 
 def option(
@@ -84,6 +91,7 @@ def option(
     panel: str | None = None,
     given_as: Any = None,  # a type hint
     shown: str | None = None,
+    read: Callable[[Any], object] | None = None,
     identity: bool = True,
     added_later: bool = False,
     at_least: float | None = None,
@@ -98,7 +106,7 @@ def option(
     before there was this option. The bounds hold for numbers, and for each number of a tuple.
     """
     bounds = Bounds(at_least, above, at_most, below)
-    declared = Option(help, flag, panel, given_as, shown, bounds)
+    declared = Option(help, flag, panel, given_as, shown, read, bounds)
     kind = ({} if identity else NOT_IDENTITY) | (ADDED_LATER if added_later else {})
     metadata = {_KEY: declared, **kind}
     field: T = dataclasses.field(default=default, metadata=metadata)

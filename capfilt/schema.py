@@ -11,6 +11,8 @@ import pyarrow as pa
 
 # Values of `source_status`: what the input itself says of a row, before any work.
 SOURCE_OK: Final = "ok"
+# A further text of the image of the rows before: judged with it, but the image is captioned once.
+ANOTHER_TEXT: Final = "another_text"
 DUPLICATE_URL: Final = "duplicate_url"  # an earlier row of the input has the same address
 INVALID_URL: Final = "invalid_url"  # empty, not http(s), or not parseable
 

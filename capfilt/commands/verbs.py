@@ -22,6 +22,7 @@ from capfilt.engine.status import (
 )
 from capfilt.engine.verify import Problem, verify_ledger
 from capfilt.errors import InputError, NothingUsableError
+from capfilt.export.kept import kept_of
 from capfilt.flags import replaced
 from capfilt.inputs import Input, InputSpec, open_input
 from capfilt.ledger.ledger import Ledger
@@ -30,6 +31,7 @@ from capfilt.ledger.source import (
     SourceManifest,
     check_shard_rows,
     cut,
+    kept_stage,
     load_manifest,
     peek,
     rows_of,
@@ -120,10 +122,12 @@ def run_round(
 ) -> RunResult:
     """Run a round that is given as a recipe; see `run`."""
     resources = check_run(recipe, out, hardware, say)
+    recipe = _carrying(recipe, data)
     ledger = _writable(out)
     say(f"input: {data.describe()}")
     with progress("input", data.row_count_hint or 0) as told:
         manifest = cut(data, ledger, recipe.shard_rows, told)
+    _check_texts(recipe, manifest)
     say(_input_line(manifest))
     _check_models(ledger, recipe, plan_round(recipe, manifest, ledger), resources, say)
     record_round(ledger, recipe, manifest.id)
@@ -223,6 +227,7 @@ class StatusResult:
     stages: list[StageStatus]
     exports: list[str]
     funnel: Funnel | None
+    carried: tuple[str, ...] = ()  # columns of the input that the export carries
 
     @property
     def outcome(self) -> Outcome:
@@ -236,6 +241,7 @@ class StatusResult:
         told = [self.funnel.text()] if self.funnel else lines_of(self.outcome.failed)
         nothing = why_nothing(self.outcome)
         told += ["", nothing] if nothing else []
+        lines += [f"carried to the export: {', '.join(self.carried)}"] if self.carried else []
         return "\n".join([*lines, *(["", *told] if told else [])])
 
     def plain(self) -> dict[str, Any]:  # JSON
@@ -246,6 +252,7 @@ class StatusResult:
             "stages": [plain_status(stage) for stage in self.stages],
             "exports": self.exports,
             "failures": plain_failures(self.outcome.failed),
+            "carried": list(self.carried),
             "funnel": None if self.funnel is None else self.funnel.plain(),
         }
 
@@ -260,7 +267,9 @@ def status(run_dir: Path) -> StatusResult:
     decided = not plan.missing(ledger, plan.planned[-1])
     failed = outcome_of(stages).failed
     funnel = count_funnel(RunReader(ledger, plan), manifest.rows, failed) if decided else None
-    return StatusResult(str(run_dir), manifest.described, stages, exports, funnel)
+    kept = record.round.export.kept
+    carried = kept.names if kept else ()
+    return StatusResult(str(run_dir), manifest.described, stages, exports, funnel, carried)
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,7 +300,7 @@ def verify(run_dir: Path, progress: Progress) -> VerifyResult:
     plan = plan_round(record.round, manifest, ledger)
     rows = rows_of(plan.shards, ledger) * (len(plan.planned) + 1)
     with progress("verify", rows) as told:
-        problems = verify_ledger(ledger, plan, told)
+        problems = verify_ledger(ledger, plan, told, record.round.export.kept)
     for folder in sorted(ledger.root.glob("export-*")):
         problems += [Problem(p.kind, p.path, p.detail) for p in verify_export(folder)]
     return VerifyResult(str(run_dir), problems)
@@ -327,11 +336,14 @@ def gc(run_dir: Path, keep: int, yes: bool) -> GcResult:
     latest_round(ledger)  # refuses a folder that is no run
     plans: list[Plan] = []
     exports: list[str] = []
+    beside: list[str] = []
     for record in recorded_rounds(ledger)[-keep:]:
+        kept = record.round.export.kept
+        beside += [kept.stage] if kept else []
         plan = plan_round(record.round, load_manifest(ledger, record.manifest_id), ledger)
         plans.append(plan)
         exports.append(export_name(plan, record.round))
-    garbage = find_garbage(ledger, plans, exports)
+    garbage = find_garbage(ledger, plans, exports, beside)
     if yes:
         remove(garbage)
     return GcResult(garbage, yes)
@@ -372,8 +384,10 @@ def plan(
     data = open_input(spec)
     recipe = build_round(options)
     resources = check_run(recipe, out, hardware, say)
+    recipe = _carrying(recipe, data)
     ledger = Ledger(out)
     manifest = peek(data, ledger, recipe.shard_rows)
+    _check_texts(recipe, manifest)
     planned = plan_round(recipe, manifest, ledger)
     _check_models(ledger, recipe, planned, resources, say)
     lines = [estimate(ledger, planned, entry) for entry in planned.planned]
@@ -414,6 +428,26 @@ def _resources(recipe: Round, hardware: Hardware) -> Resources:
     workers = engine.choose_workers(hardware.workers, recipe.models, devices)
     host_workers = engine.choose_host_workers(hardware.workers)
     return Resources(workers, host_workers, devices, hardware.rank, hardware.world_size)
+
+
+def _carrying(recipe: Round, data: Input) -> Round:
+    """Return the recipe whose export carries the columns that the input was asked for.
+
+    Raises:
+        InputError: two columns of the export would have the same name.
+    """
+    export = dataclasses.replace(recipe.export, kept=kept_of(kept_stage(data), data.kept))
+    _ = export.carried  # refuses names that collide, before any work
+    return dataclasses.replace(recipe, export=export)
+
+
+def _check_texts(recipe: Round, manifest: SourceManifest) -> None:
+    """Refuse a round that keeps the input's texts, of which there are none."""
+    if recipe.raw and manifest.empty_captions == manifest.rows:
+        raise InputError(
+            f"{manifest.described}: no row has a text, and the policy 'raw' keeps nothing else; "
+            "give another --policy, whose captioner writes texts"
+        )
 
 
 def _writable(out: Path) -> Ledger:

@@ -1,5 +1,6 @@
 """The end of a round: the funnel, the export, and the report that people look at."""
 
+import functools
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from capfilt.engine.plan import Plan, RunReader
 from capfilt.engine.status import run_outcome
 from capfilt.export import Provenance, export_dataset
 from capfilt.export.config import READS
+from capfilt.export.kept import kept_rows
 from capfilt.fingerprint import fingerprint
 from capfilt.ledger.publish import Publisher
 from capfilt.ledger.source import SourceManifest
@@ -56,7 +58,9 @@ class Finished:
 
 def export_name(plan: Plan, recipe: Round) -> str:
     """Return the folder of a round's export: `export-` and a hash of all that it depends on."""
-    parts = (plan.identity_of(READS), recipe.export, recipe.export.columns.names, plan.shards)
+    kept = recipe.export.kept
+    columns = [*recipe.export.columns.names, *([kept.stage] if kept else [])]
+    parts = (plan.identity_of(READS), recipe.export, columns, plan.shards)
     return f"export-{fingerprint(parts)}"
 
 
@@ -78,6 +82,7 @@ def finish(
     funnel = count_funnel(reader, manifest.rows, outcome.failed)
     if not funnel.images_kept and why_nothing(outcome) is None:
         say("warning: the policy keeps no text; the dataset is empty")
+    kept = recipe.export.kept
     root = to or reader.ledger.root / export_name(reader.plan, recipe)
     with progress("export", funnel.web_kept + funnel.synthetic_kept) as told:
         written = export_dataset(
@@ -87,6 +92,7 @@ def finish(
             _provenance(reader.plan, recipe, manifest, funnel),
             recipe.fetch.resize.encode_format,
             told,
+            functools.partial(kept_rows, reader.ledger, kept) if kept else None,
         )
     threshold = itm_threshold(recipe.select)
     page = write_page(reader, reader.ledger.publisher, root.name, funnel, threshold)

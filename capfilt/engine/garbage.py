@@ -19,13 +19,17 @@ class Garbage:
     why: str
 
 
-def find_garbage(ledger: Ledger, plans: Sequence[Plan], exports: Sequence[str]) -> list[Garbage]:
+def find_garbage(
+    ledger: Ledger, plans: Sequence[Plan], exports: Sequence[str], beside: Sequence[str] = ()
+) -> list[Garbage]:
     """Return what neither these plans nor these export folders (names) need.
+
+    `beside` are stages that stand beside the plans: the columns that exports carry.
 
     Files that capfilt did not write are never garbage; `capfilt verify` tells of them.
     """
     found = [_garbage(path, "left by a process that died") for path in ledger.sweep()]
-    needed = {p.id for plan in plans for p in plan.planned} | {source.STAGE}
+    needed = {p.id for plan in plans for p in plan.planned} | {source.STAGE, *beside}
     shards = {shard for plan in plans for shard in plan.shards}
     for stage_id in ledger.stages():
         if stage_id not in needed:

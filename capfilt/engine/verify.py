@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from capfilt import schema
+from capfilt.engine.attempts import attempt_of
 from capfilt.engine.plan import Plan
 from capfilt.errors import DamageError
+from capfilt.export.kept import Kept
 from capfilt.ledger import source
 from capfilt.ledger.ledger import SUFFIX, Ledger
 from capfilt.ledger.source import rows_of
@@ -25,12 +27,16 @@ class Problem:
 
 
 def verify_ledger(
-    ledger: Ledger, plan: Plan, told: Callable[[int], None] = lambda _: None
+    ledger: Ledger,
+    plan: Plan,
+    told: Callable[[int], None] = lambda _: None,
+    kept: Kept | None = None,
 ) -> list[Problem]:
     """Check every file of the plan's stages, and find those that belong to none.
 
     A shard that a later stage has done and an earlier one has not is a missing file; a shard that
-    is merely not done yet is no problem. `told` is told rows as they are read.
+    is merely not done yet is no problem. `told` is told rows as they are read. `kept`: the columns
+    of the input that the export carries; they are there for every shard but those of retries.
     """
     problems: list[Problem] = []
     schemas = {source.STAGE: schema.SOURCE} | {p.id: p.stage.adds for p in plan.planned}
@@ -43,6 +49,8 @@ def verify_ledger(
             elif stage_id == source.STAGE or _needed(ledger, plan, stage_id, shard):
                 path = str(ledger.path(stage_id, shard))
                 problems.append(Problem("missing", path, "later stages were computed from it"))
+    if kept is not None:
+        problems += _check_kept(ledger, plan, kept)
     return problems + _strays(ledger, set(plan.shards))
 
 
@@ -56,6 +64,18 @@ def _check(ledger: Ledger, stage_id: str, shard: str, expected: object) -> list[
     if receipt.rows != rows:
         return [Problem("damaged", path, f"has {receipt.rows} rows, its shard has {rows}")]
     return []
+
+
+def _check_kept(ledger: Ledger, plan: Plan, kept: Kept) -> list[Problem]:
+    there = ledger.shards(kept.stage)
+    problems: list[Problem] = []
+    for shard in plan.shards:
+        if shard in there:
+            problems += _check(ledger, kept.stage, shard, kept.schema)
+        elif attempt_of(shard) == 0:
+            path = str(ledger.path(kept.stage, shard))
+            problems.append(Problem("missing", path, "the export carries its columns; run again"))
+    return problems
 
 
 def _needed(ledger: Ledger, plan: Plan, stage_id: str, shard: str) -> bool:

@@ -4,7 +4,8 @@ import json
 import re
 from typing import Any, Final
 
-from capfilt.export.config import Provenance
+from capfilt.export.config import RESERVED, Provenance
+from capfilt.export.kept import Kept
 from capfilt.wording import counted, one_line
 
 _BLIP: Final = "Select"  # the policy of BLIP itself
@@ -40,7 +41,7 @@ configs:
 
 `image` (encoded bytes), `text`, `origin` (`web` or `synthetic`), `itm_score` and `itc_score` of the
 text, `caption_index` (which synthetic text), `key` and `url` of the input's row, sizes in pixels,
-`sha256` of the image as it was fetched.
+`sha256` of the image as it was fetched.{_carried(recipe)}
 
 ```python
 from datasets import load_dataset
@@ -52,6 +53,14 @@ pairs = load_dataset("parquet", data_files="data/*.parquet", split="train")
 
 The pictures and the texts of the web belong to their owners; this dataset grants no rights to them.
 """
+
+
+def _carried(recipe: dict[str, dict[str, Any]]) -> str:  # JSON
+    kept = recipe.get("export", {}).get("kept")
+    if not kept:
+        return ""
+    names = Kept(kept["stage"], tuple(kept["names"]), tuple(kept["types"])).exported(RESERVED).names
+    return f"\n\nCarried from the input: {', '.join(_code(name) for name in names)}."
 
 
 def _story(rows: int, policy: dict[str, object]) -> str:
@@ -97,6 +106,11 @@ def _model(stage: dict[str, dict[str, str]]) -> str:
 
 def _table(provenance: Provenance) -> str:
     return "\n".join(f"| {_plain(label)} | {count:,} |" for label, count in provenance.funnel)
+
+
+def _code(text: str) -> str:
+    """Return a name in code style, where Markdown knows no escapes."""
+    return f"`{' '.join(text.split()).replace('`', '')}`"
 
 
 def _plain(text: str) -> str:

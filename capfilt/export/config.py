@@ -1,12 +1,15 @@
 """What an export is made from and what is in it: configuration, provenance, columns."""
 
 import json
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import dataclass, field
+from typing import Any, Final
 
 import pyarrow as pa
 
 from capfilt.errors import InputError
+from capfilt.export.instructions import load_instructions
+from capfilt.export.kept import Kept, feature
+from capfilt.fingerprint import NOT_IDENTITY
 from capfilt.option import POLICY, check_options, option
 
 # Columns of a run that the export reads.
@@ -66,6 +69,8 @@ COLUMNS: Final = pa.schema(
 
 
 INSTRUCTED: Final = pa.schema([("text_input", pa.string()), ("text_output", pa.string())])
+# Names that no carried column can have.
+RESERVED: Final = [*COLUMNS.names, *INSTRUCTED.names]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +78,8 @@ class ExportConfig:
     """Sizes of the written files: bytes of images and texts a file, and rows a row group.
 
     With `instructions` there are two more columns, the samples of InstructBLIP: `text_input` (one
-    of them) and `text_output` (the text).
+    of them) and `text_output` (the text). With `kept` there are columns of the input too; they
+    are part of an export's identity by `finish.export_name`, where there are some.
     """
 
     target_bytes: int = option(
@@ -82,6 +88,7 @@ class ExportConfig:
         flag="file_mb",
         panel=POLICY,
         shown="500",
+        read=lambda megabytes: megabytes * 1_000_000,
         at_least=1,
     )
     row_group_rows: int = 500
@@ -91,7 +98,9 @@ class ExportConfig:
         "Columns text_input and text_output: 'instructblip', or a file with an instruction a line",
         panel=POLICY,
         given_as=str,
+        read=load_instructions,
     )
+    kept: Kept | None = field(default=None, metadata=NOT_IDENTITY)
 
     def __post_init__(self) -> None:
         """Check the ranges."""
@@ -104,7 +113,19 @@ class ExportConfig:
     @property
     def columns(self) -> pa.Schema:
         """The columns of this export."""
-        return pa.schema([*COLUMNS, *INSTRUCTED]) if self.instructions else COLUMNS
+        own = [*COLUMNS, *INSTRUCTED] if self.instructions else [*COLUMNS]
+        return pa.schema([*own, *self.carried])
+
+    @property
+    def carried(self) -> pa.Schema:
+        """The columns of the input that this export carries, as they are named in it.
+
+        Raises:
+            InputError: two would have the same name.
+        """
+        if self.kept is None:
+            return pa.schema([])
+        return self.kept.exported(RESERVED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,10 +139,11 @@ class Provenance:
     funnel: tuple[tuple[str, int], ...]
 
 
-def hugging_face_metadata(names: list[str]) -> dict[bytes, bytes]:
+def hugging_face_metadata(names: list[str], carried: pa.Schema) -> dict[bytes, bytes]:
     """Return the schema metadata by which `datasets` reads `image` as an Image."""
-    features: dict[str, dict[str, str]] = {
+    features: dict[str, dict[str, Any]] = {
         name: {"dtype": kind, "_type": "Value"} for name, kind in _FEATURES.items()
     }
+    features |= {column.name: feature(column.type) for column in carried}
     ordered = {name: features.get(name, {"_type": "Image"}) for name in names}
     return {b"huggingface": json.dumps({"info": {"features": ordered}}).encode()}

@@ -23,6 +23,9 @@ from capfilt.export.rows import span_rows
 from capfilt.ledger.publish import Publisher
 from capfilt.stage import ColumnReader
 
+# From a shard and keys of its rows to the columns of the input that are carried to the export.
+Carried = Callable[[str, pa.ChunkedArray], pa.Table]
+
 MANIFEST: Final = "manifest.json"
 CARD: Final = "README.md"
 
@@ -58,11 +61,13 @@ def export_dataset(
     provenance: Provenance,
     extension: str = "jpg",
     progress: Callable[[int], None] = lambda _: None,
+    carried: Carried | None = None,
 ) -> Manifest:
     """Write the kept texts of a run below `publisher.root`; returns what was written.
 
     An export that nothing was kept for has one file without rows: every Parquet reader opens it,
-    `datasets` only with `streaming=True`, which loads no split without rows otherwise.
+    `datasets` only with `streaming=True`, which loads no split without rows otherwise. `carried`
+    reads the columns of `config.kept`.
 
     Raises:
         StorageError: the folder cannot be written.
@@ -72,7 +77,7 @@ def export_dataset(
     for plan in plans:
         path = f"data/{config.split}-{plan.number:05d}-of-{len(plans):05d}.parquet"
         if not (publisher.root / path).exists():
-            publisher.publish(path, _writer(reader, plan, config, extension))
+            publisher.publish(path, _writer(reader, plan, config, extension, carried))
         entries.append(_entry(publisher.root, path, plan.rows))
         progress(plan.rows)
     digest = hashlib.sha256("".join(entry.sha256 for entry in entries).encode()).hexdigest()
@@ -101,10 +106,14 @@ def load_manifest(folder: Path) -> dict[str, Any]:  # JSON
 
 
 def _writer(
-    reader: ColumnReader, plan: FilePlan, config: ExportConfig, extension: str
+    reader: ColumnReader,
+    plan: FilePlan,
+    config: ExportConfig,
+    extension: str,
+    carried: Carried | None,
 ) -> Callable[[BinaryIO], None]:
     columns = config.columns
-    schema = columns.with_metadata(hugging_face_metadata(columns.names))
+    schema = columns.with_metadata(hugging_face_metadata(columns.names, config.carried))
     # Encoded images do not compress; paths and the rest do.
     codecs = {name: "zstd" for name in columns.names if name != "image"}
     codecs |= {"image.bytes": "none", "image.path": "zstd"}
@@ -118,14 +127,18 @@ def _writer(
             use_dictionary=["origin"],
             write_page_checksum=True,
         ) as writer:
-            for table in _groups(reader, plan, config, extension):
+            for table in _groups(reader, plan, config, extension, carried):
                 writer.write_table(table.cast(schema), row_group_size=config.row_group_rows)
 
     return write
 
 
 def _groups(
-    reader: ColumnReader, plan: FilePlan, config: ExportConfig, extension: str
+    reader: ColumnReader,
+    plan: FilePlan,
+    config: ExportConfig,
+    extension: str,
+    carried: Carried | None,
 ) -> Iterator[pa.Table]:
     """Yield tables of exactly `row_group_rows` rows (the last: the rest), whatever the shards."""
     held = config.columns.empty_table()
@@ -134,6 +147,10 @@ def _groups(
         if config.instructions:
             rows = rows.append_column("text_input", drawn(config.instructions, rows))
             rows = rows.append_column("text_output", rows["text"])
+        if carried is not None:
+            columns = carried(span.shard, rows["key"]).columns
+            for field, column in zip(config.carried, columns, strict=True):
+                rows = rows.append_column(field, column)
         held = pa.concat_tables([held, rows])
         while held.num_rows >= config.row_group_rows:
             yield held.slice(0, config.row_group_rows).combine_chunks()

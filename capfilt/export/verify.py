@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from capfilt.errors import DamageError
-from capfilt.export.config import COLUMNS, INSTRUCTED
+from capfilt.export.config import COLUMNS, INSTRUCTED, RESERVED
 from capfilt.export.dataset import MANIFEST, load_manifest
 from capfilt.ledger.publish import TMP_DIR
 
@@ -59,6 +59,14 @@ def _check(file: Path, rows: int, sha256: str) -> list[ExportProblem]:
         if parquet.metadata.num_rows != rows:
             return [ExportProblem("damaged", str(file), f"has not the {rows} rows it should")]
         found = parquet.schema_arrow.remove_metadata()
-        if found not in (COLUMNS, pa.schema([*COLUMNS, *INSTRUCTED])):
+        if not _is_export(found):
             return [ExportProblem("damaged", str(file), "has other columns than an export")]
     return []
+
+
+def _is_export(found: pa.Schema) -> bool:
+    """Say whether columns are those of an export; columns of the input may follow them."""
+    own, more = list(found)[: len(COLUMNS)], list(found)[len(COLUMNS) :]
+    if more[: len(INSTRUCTED)] == list(INSTRUCTED):
+        more = more[len(INSTRUCTED) :]
+    return own == list(COLUMNS) and not any(field.name in RESERVED for field in more)

@@ -9,7 +9,9 @@ from capfilt.inputs.spec import (
     CAPTION_OPTION,
     IMAGE_OPTION,
     IMAGES_DIR_OPTION,
+    KEEP_OPTION,
     KIND_OPTION,
+    NO_CAPTIONS_OPTION,
     URL_OPTION,
 )
 
@@ -37,6 +39,12 @@ IMAGE: Final = Role(
     "image name",
     IMAGE_OPTION,
     frozenset({"image", "file_name", "filename", "image_path", "image_file", "file"}),
+)
+
+
+_COCO: Final = (
+    "jq -c 'INDEX(.images[]; .id) as $i | .annotations | sort_by(.image_id)[] | "
+    "{file_name: $i[.image_id | tostring].file_name, caption}'"
 )
 
 
@@ -80,6 +88,20 @@ def maybe_column(role: Role, given: str | None, columns: tuple[str, ...], file: 
     return matches[0] if matches else None
 
 
+def check_kept(names: tuple[str, ...], columns: tuple[str, ...], file: str) -> None:
+    """Raise InputError where a column that is to be carried to the export is not there, or twice.
+
+    `names` are the user's.
+    """
+    for name in names:
+        if columns.count(name) != 1:
+            fault = "no column" if name not in columns else "more than one column"
+            raise InputError(
+                f"{file}: {fault} {name!r}; the columns are {_listed(columns)}."
+                f"{_closest(name, columns)} Correct {KEEP_OPTION}."
+            )
+
+
 def _listed(columns: tuple[str, ...]) -> str:
     shown = ", ".join(repr(column[:60]) for column in columns[:20])
     return shown + (f" and {len(columns) - 20} more" if len(columns) > 20 else "")
@@ -93,6 +115,10 @@ def _closest(given: str, columns: tuple[str, ...]) -> str:
 
 def _hint(role: Role, columns: tuple[str, ...]) -> str:
     """Say what else the table may be, where its columns tell."""
+    if role is CAPTION:
+        return f" Without texts, give {NO_CAPTIONS_OPTION}: every image is captioned."
+    if {"images", "annotations"} <= set(columns):
+        return f" If these are COCO's annotations, make JSON lines of them by: {_COCO}"
     if role is URL and any(column.lower() in IMAGE.known for column in columns):
         return (
             f" For images that are on this machine give {KIND_OPTION} images"

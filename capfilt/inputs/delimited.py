@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from capfilt.errors import InputError
 from capfilt.inputs.paths import Stamp
-from capfilt.inputs.tables import text_batches
+from capfilt.inputs.tables import Wanted, text_batches
 from capfilt.inputs.text import check_first_line, open_text
 from capfilt.wording import counted
 
@@ -61,20 +61,28 @@ class DelimitedTable:
         _check_header(path, header, delimiter)
         return cls(stamp, header, encoding, delimiter, quoted)
 
-    def read(self, names: Sequence[str], block_rows: int) -> Iterator[pa.RecordBatch]:
-        """Yield the named columns, and `input_error`; see `Table.read`."""
-        indices = [self.columns.index(name) for name in names]
+    def has_lists(self, name: str) -> bool:
+        """Say no: a cell is one text."""
+        return False
+
+    def types_of(self, names: Sequence[str]) -> pa.Schema:
+        """Return the types in which these columns are carried: texts."""
+        return pa.schema([(name, pa.string()) for name in names])
+
+    def read(self, wanted: Wanted, block_rows: int) -> Iterator[pa.RecordBatch]:
+        """Yield what is wanted; see `Table.read`."""
+        indices = [self.columns.index(name) for name in [*wanted.texts, *wanted.kept.names]]
         try:
             with open_text(self.stamp.path, self.encoding, newline="") as file:
                 reader = self._reader(file)
                 next(reader)
                 while rows := list(itertools.islice(reader, block_rows)):
-                    yield from self._batches(rows, indices, names)
+                    yield from self._batches(rows, indices, wanted)
         except (csv.Error, _Ragged) as error:
             raise InputError(self._fault()) from error
 
     def _batches(
-        self, rows: list[list[str]], indices: list[int], names: Sequence[str]
+        self, rows: list[list[str]], indices: list[int], wanted: Wanted
     ) -> Iterator[pa.RecordBatch]:
         widths = set(map(len, rows))
         if 0 in widths:  # blank lines
@@ -83,7 +91,7 @@ class DelimitedTable:
         if widths - {len(self.columns)}:
             raise _Ragged
         if rows:
-            yield from text_batches([[row[i] for row in rows] for i in indices], names)
+            yield from text_batches([[row[i] for row in rows] for i in indices], wanted)
 
     def _header(self) -> tuple[str, ...]:
         try:

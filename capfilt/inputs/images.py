@@ -10,8 +10,8 @@ import pyarrow as pa
 
 from capfilt.errors import InputError
 from capfilt.inputs.refs import MAX_IMAGE_BYTES, file_ref
-from capfilt.inputs.spec import IMAGES_DIR_OPTION, RAW
-from capfilt.inputs.tables import Columns
+from capfilt.inputs.spec import FOLLOW_LINKS_OPTION, IMAGES_DIR_OPTION
+from capfilt.inputs.tables import Columns, raw_of
 
 _Located = tuple[str | None, str | None]  # (image_ref, reason); one of them is null
 
@@ -34,8 +34,18 @@ def find_images_dir(given: str | None, tables: Sequence[Path]) -> str:
 
 
 def _beside(table: Path) -> str:
+    """Return the folder of a table's images: `images/` beside it, else its own.
+
+    The Hub's `metadata` tables name images from their own folder.
+    """
     folder = table.absolute().parent
-    return str(folder / "images" if (folder / "images").is_dir() else folder)
+    beside = (folder / "images").is_dir() and not is_metadata(table)
+    return str(folder / "images" if beside else folder)
+
+
+def is_metadata(table: Path) -> bool:
+    """Say whether a table is called as the Hub's imagefolder calls the one of a folder."""
+    return table.name in {"metadata.jsonl", "metadata.csv", "metadata.parquet"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,37 +54,63 @@ class ImageFolder:
 
     rows: Columns  # reads image name, caption
     root: str  # real path
+    follow_links: bool = False
 
     def read(self, block_rows: int) -> Iterator[pa.RecordBatch]:
         """Yield batches of RAW. A name that leads to no image costs that row."""
         for batch in self.rows.read(block_rows):
-            names, captions, errors = batch.columns
+            names, errors = batch.column(0), batch.column(len(self.rows.wanted.texts))
             found = [
-                (None, error) if error else locate(self.root, name)
+                (None, error) if error else locate(self.root, name, self.follow_links)
                 for name, error in zip(names.to_pylist(), errors.to_pylist(), strict=True)
             ]
             refs = pa.array([ref for ref, _ in found], pa.string())
             reasons = pa.array([reason for _, reason in found], pa.string())
-            yield pa.RecordBatch.from_arrays([names, captions, refs, reasons], schema=RAW)
+            yield raw_of(batch, self.rows.wanted, refs, reasons)
 
 
-def locate(root: str, name: str | None) -> _Located:
+def locate(root: str, name: str | None, follow_links: bool = False) -> _Located:
     """Return the reference of the image `name` below the real path `root`, or why there is none.
 
-    The name is hostile: what it leads to must lie below `root` after all links are followed.
+    The name is hostile: what it leads to must lie below `root` after all links are followed;
+    with `follow_links` links may lead elsewhere, but not the name itself. Where no file has that
+    name, backslashes in it separate folders, as Windows writes them.
     """
     if not name:
         return None, "no image name"
+    found = _locate(root, name, follow_links)
+    if found[0] is None and "\\" in name:
+        return _locate(root, name.replace("\\", "/"), follow_links)
+    return found
+
+
+def _locate(root: str, name: str, follow_links: bool) -> _Located:
     try:
         path = os.path.realpath(os.path.join(root, name))
-        if os.path.commonpath([root, path]) != root:
-            return None, "the image name leads out of the images folder"
+        outside = os.path.commonpath([root, path]) != root
+        if outside and (fault := _fault_outside(root, name, follow_links)):
+            return None, fault
         status = os.stat(path, follow_symlinks=False)
     except ValueError:  # a null byte
         return None, "the image name is not a path"
     except OSError as error:
+        if os.path.islink(os.path.join(root, name)) and not os.path.lexists(path):
+            return None, "a link whose target is missing: the store has not fetched this image"
         return None, f"image file: {error.strerror}"
     return describe_file(path, status)
+
+
+def _fault_outside(root: str, name: str, follow_links: bool) -> str | None:
+    """Say why an image outside of `root` is not taken; None: a link leads there, and may."""
+    absolute = os.path.isabs(name) and os.path.commonpath([root, os.path.normpath(name)]) != root
+    if absolute or ".." in name.split("/"):
+        return "the image name leads out of the images folder"
+    if follow_links:
+        return None
+    return (
+        "a link leads out of the images folder; if it is a store's (the Hub's cache, DVC, "
+        f"git-annex), give {FOLLOW_LINKS_OPTION}"
+    )
 
 
 def describe_file(path: str, status: os.stat_result) -> _Located:

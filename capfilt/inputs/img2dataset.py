@@ -18,12 +18,13 @@ import pyarrow.compute as pc
 
 from capfilt import schema
 from capfilt.errors import InputError
-from capfilt.inputs.columns import CAPTION, URL, maybe_column
+from capfilt.inputs.columns import CAPTION, URL, check_kept, maybe_column
 from capfilt.inputs.images import describe_file
 from capfilt.inputs.parquet import ParquetTable, open_parquet
 from capfilt.inputs.paths import labels
 from capfilt.inputs.refs import parquet_ref
-from capfilt.inputs.spec import KIND_OPTION, RAW, InputSpec
+from capfilt.inputs.spec import FOLLOW_LINKS_OPTION, KIND_OPTION, InputSpec
+from capfilt.inputs.tables import ERROR, Wanted, raw_of, same_types
 from capfilt.inputs.tars import IMAGE_EXTENSIONS, open_tar
 
 _NEEDED: Final = ("key", "status", "error_message")
@@ -43,30 +44,40 @@ class Shard:
     caption: str | None
     images: Path | None  # the tar or the folder; None: in the table
     download_missing: bool
+    kept: pa.Schema
+    follow_links: bool = False
 
     def read(self, block_rows: int) -> Iterator[pa.RecordBatch]:
         """Yield batches of RAW in the order of the table."""
         names = [*_NEEDED, *(name for name in (self.url, self.caption) if name)]
+        wanted = Wanted(tuple(dict.fromkeys(names)), None, self.kept)
         self.table.stamp.check()
         find, first = self._finder(), 0
-        for batch in self.table.read(list(dict.fromkeys(names)), block_rows):
+        for batch in self.table.read(wanted, block_rows):
             yield self._raw(batch, find, first)
             first += batch.num_rows
         self.table.stamp.check()
 
     def _raw(self, batch: pa.RecordBatch, find: _Find, first: int) -> pa.RecordBatch:
         """Return RAW rows of `batch`, which begins with row `first` of the shard."""
-        keys, states, faults = (batch.column(name).to_pylist() for name in _NEEDED)
+        texts = dict(zip(reversed(batch.schema.names), reversed(batch.columns), strict=True))
+        keys, states, faults = (texts[name].to_pylist() for name in _NEEDED)
         rows = zip(keys, states, faults, itertools.count(first), strict=False)
         located = [self._locate(find, *row) for row in rows]
         addresses = pa.array([f"{self.label}/{key}" for key in keys], pa.string())
         if self.url:
-            addresses = pc.coalesce(batch.column(self.url), addresses)
+            addresses = pc.coalesce(texts[self.url], addresses)
         nothing = pa.nulls(batch.num_rows, pa.string())
-        captions = batch.column(self.caption) if self.caption else nothing
+        captions = texts[self.caption] if self.caption else nothing
         refs = pa.array([ref for ref, _ in located], pa.string())
         reasons = pa.array([reason for _, reason in located], pa.string())
-        return pa.RecordBatch.from_arrays([addresses, captions, refs, reasons], schema=RAW)
+        reasons = pc.coalesce(texts[ERROR], reasons)
+        kept = batch.columns[batch.num_columns - len(self.kept) :]
+        wanted = Wanted(("url", "caption"), None, self.kept)
+        plain = pa.RecordBatch.from_arrays(
+            [addresses, captions, reasons, *kept], names=wanted.names
+        )
+        return raw_of(plain, wanted, refs)
 
     def _locate(
         self, find: _Find, key: str | None, status: str | None, fault: str | None, number: int
@@ -80,7 +91,10 @@ class Shard:
     def _finder(self) -> _Find:
         if self.images is None:
             return _in_table(self.table)
-        known = _in_tar(self.images) if self.images.suffix == ".tar" else _in_folder(self.images)
+        if self.images.suffix == ".tar":
+            known = _in_tar(self.images)
+        else:
+            known = _in_folder(self.images, self.follow_links)
         missing = (None, f"img2dataset's success, but {self.images.name} has no such image")
         return lambda key, _: known.get(key or "", missing)
 
@@ -101,6 +115,15 @@ class Shards:
         tables = dict.fromkeys(_table_of(path) for path in files)
         named = zip(tables, labels(list(tables)), strict=True)
         return cls(tuple(open_shard(path, label, spec) for path, label in named))
+
+    @property
+    def kept(self) -> pa.Schema:
+        """Return the columns that are carried to the export.
+
+        Raises:
+            InputError: the shards disagree.
+        """
+        return same_types(self.shards[0].kept.names, [shard.table for shard in self.shards])
 
     @property
     def files(self) -> list[Path]:
@@ -136,11 +159,20 @@ def open_shard(path: Path, label: str, spec: InputSpec) -> Shard:
                 f"{path}: no column {needed!r}, so img2dataset did not write it; "
                 f"for a list of addresses give {KIND_OPTION} parquet"
             )
-    caption = maybe_column(
-        CAPTION, spec.caption_col or _its_caption(table), table.columns, str(path)
-    )
+    given = spec.caption_col or _its_caption(table)
+    caption = maybe_column(CAPTION, given, table.columns, str(path))
     url = maybe_column(URL, spec.url_col, table.columns, str(path))
-    return Shard(table, label, url, caption, _images_of(path, table), spec.download_missing)
+    check_kept(spec.keep_columns, table.columns, str(path))
+    return Shard(
+        table=table,
+        label=label,
+        url=url,
+        caption=None if spec.no_captions else caption,
+        images=_images_of(path, table),
+        download_missing=spec.download_missing,
+        kept=table.types_of(spec.keep_columns),
+        follow_links=spec.follow_links,
+    )
 
 
 def _its_caption(table: ParquetTable) -> str | None:
@@ -201,11 +233,23 @@ def _in_tar(path: Path) -> dict[str, _Located]:
         return {sample.key: shard.image_ref(sample) for sample in shard.samples()}
 
 
-def _in_folder(folder: Path) -> dict[str, _Located]:
-    """Return the images of one shard's folder by key. Links are not followed."""
+def _in_folder(folder: Path, follow_links: bool) -> dict[str, _Located]:
+    """Return the images of one shard's folder by key."""
     found: dict[str, _Located] = {}
     for entry in sorted(os.scandir(os.path.realpath(folder)), key=lambda entry: entry.name):
         key, dot, extension = entry.name.partition(".")
         if dot and extension in IMAGE_EXTENSIONS:
-            found.setdefault(key, describe_file(entry.path, entry.stat(follow_symlinks=False)))
+            found.setdefault(key, _entry(entry, follow_links))
     return found
+
+
+def _entry(entry: "os.DirEntry[str]", follow_links: bool) -> _Located:
+    if not entry.is_symlink():
+        return describe_file(entry.path, entry.stat(follow_symlinks=False))
+    if not follow_links:
+        return None, f"the image is a link; if it leads into a store, give {FOLLOW_LINKS_OPTION}"
+    try:
+        path = os.path.realpath(entry.path)
+        return describe_file(path, os.stat(path, follow_symlinks=False))
+    except OSError:
+        return None, "a link whose target is missing: the store has not fetched this image"

@@ -10,7 +10,7 @@ from typing import Final, Literal
 from capfilt.errors import InputError
 from capfilt.inputs.spec import KIND_OPTION
 
-TableKind = Literal["csv", "tsv", "jsonl", "parquet"]
+TableKind = Literal["csv", "tsv", "jsonl", "parquet", "arrow", "txt"]
 
 _TABLE_SUFFIXES: Final[dict[str, TableKind]] = {
     ".csv": "csv",
@@ -19,9 +19,14 @@ _TABLE_SUFFIXES: Final[dict[str, TableKind]] = {
     ".ndjson": "jsonl",
     ".json": "jsonl",
     ".parquet": "parquet",
+    ".arrow": "arrow",
+    ".feather": "arrow",
+    ".txt": "txt",
 }
-# Suffix to Arrow's name of the codec.
-COMPRESSION: Final = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd", ".lz4": "lz4"}
+# Suffix to Arrow's name of the codec; Arrow has no xz, the standard library has.
+XZ: Final = "xz"
+COMPRESSION: Final = {".gz": "gzip", ".bz2": "bz2", ".xz": XZ, ".zst": "zstd", ".lz4": "lz4"}
+_BINARY: Final = ("parquet", "arrow")  # compressed inside
 
 
 def table_kind(path: Path) -> TableKind | None:
@@ -30,7 +35,7 @@ def table_kind(path: Path) -> TableKind | None:
     if suffixes and suffixes[-1] in COMPRESSION:
         suffixes.pop()
         kind = _TABLE_SUFFIXES.get(suffixes[-1]) if suffixes else None
-        return None if kind == "parquet" else kind  # Parquet compresses inside
+        return None if kind in _BINARY else kind
     return _TABLE_SUFFIXES.get(suffixes[-1]) if suffixes else None
 
 
@@ -143,7 +148,8 @@ def unknown_format(path: Path) -> InputError:
         )
     return InputError(
         f"{path}: its name does not tell its format; "
-        f"give {KIND_OPTION} csv, tsv, jsonl, parquet, images, img2dataset or webdataset"
+        f"give {KIND_OPTION} csv, tsv, jsonl, txt, parquet, arrow, images, hf, img2dataset or "
+        "webdataset"
     )
 
 

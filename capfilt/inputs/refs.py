@@ -6,20 +6,27 @@ was changed is another image, and reading by an old reference fails rather than 
 """
 
 import functools
+import io
 import json
+import mmap
 import os
 import stat
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import BinaryIO, Final
+from dataclasses import dataclass, field
+from typing import Any, BinaryIO, Final
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from capfilt.errors import InputError
 
 # No photograph is larger; a hostile file of terabytes must not take the worker's memory.
 MAX_IMAGE_BYTES: Final = 256 * 1024 * 1024
+
+_ARROW_FILE: Final = b"ARROW1"
 
 # O_NOFOLLOW and O_NONBLOCK: what was a file when it was listed may be a link or a pipe by now.
 _OPEN_FLAGS: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
@@ -36,8 +43,16 @@ def tar_ref(path: str, status: os.stat_result, offset: int, length: int) -> str:
 
 
 def parquet_ref(path: str, status: os.stat_result, group: int, row: int, column: str) -> str:
-    """Refer to the cell in `row` of row group `group` of a binary column."""
+    """Refer to the cell in `row` of row group `group` of a binary column.
+
+    A column within a struct is named with a dot: `image.bytes`.
+    """
     return _encode("parquet", path, status.st_size, status.st_mtime_ns, group, row, column)
+
+
+def arrow_ref(path: str, status: os.stat_result, batch: int, row: int, column: str) -> str:
+    """Refer to the cell in `row` of record batch `batch` of an Arrow file; see `parquet_ref`."""
+    return _encode("arrow", path, status.st_size, status.st_mtime_ns, batch, row, column)
 
 
 def _encode(*parts: str | int) -> str:
@@ -58,10 +73,13 @@ def read_image(ref: str) -> bytes:
         if form == "tar":
             offset, length = where
             return _read_range(file, offset, length)
-    group, row, column = where
-    image = _read_column(path, size, mtime_ns, group, column)[row].as_py()
+    part, row, column = where
+    with _LOCK, _reported(path):
+        image = _part(form, path, size, mtime_ns, part, column).cell(row)
     if not isinstance(image, bytes):
-        raise InputError(f"{path}: no image in row {row} of row group {group}")
+        raise InputError(f"{path}: no image in row {row} of part {part}")
+    if len(image) > MAX_IMAGE_BYTES:
+        raise InputError(f"image of {len(image)} bytes, which is more than {MAX_IMAGE_BYTES}")
     return image
 
 
@@ -99,13 +117,131 @@ def _read_range(file: BinaryIO, offset: int, length: int) -> bytes:
     return data
 
 
-# Rows are asked for in order, so the last row group (100 images as img2dataset writes them)
-# serves nearly every call; two, because a shard's end and the next one's beginning interleave.
+_LOCK: Final = threading.Lock()
+# Rows of a column of images that are decoded at a time. Arrow decodes whole pages, so what is in
+# memory is a page and a window; a row group, which may have hundreds of megabytes, never is.
+_WINDOW_ROWS: Final = 16
+_BUFFER: Final = 1 << 20  # bytes that are read of a column chunk at a time
+
+
+class _Positioned(io.RawIOBase):
+    """A file with a position of its own: a process that is forked does not move it."""
+
+    def __init__(self, descriptor: int, size: int) -> None:
+        super().__init__()
+        self._descriptor, self._size, self._place = descriptor, size, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._place, os.SEEK_END: self._size}[whence]
+        self._place = start + offset
+        return self._place
+
+    def readinto(self, buffer: Any) -> int:  # any writable buffer
+        count = os.preadv(self._descriptor, [buffer], self._place)
+        self._place += count
+        return count
+
+    def close(self) -> None:
+        if not self.closed:
+            os.close(self._descriptor)
+        super().close()
+
+
+@dataclass(slots=True)
+class _Group:
+    """One column of a Parquet row group, read forwards in windows as rows are asked for."""
+
+    parquet: pq.ParquetFile
+    group: int
+    column: str
+    first: int = 0  # the row with which the window begins
+    window: pa.Array = field(default_factory=lambda: pa.array([], pa.binary()))
+    batches: Iterator[pa.RecordBatch] | None = None
+
+    def cell(self, row: int) -> object:
+        """Return a cell. Rows in order are read once; one before the window begins anew."""
+        if self.batches is None or row < self.first:
+            self.first, self.window = 0, self.window[:0]
+            self.batches = self.parquet.iter_batches(
+                _WINDOW_ROWS, row_groups=[self.group], columns=[self.column]
+            )
+        while row >= self.first + len(self.window):
+            batch = next(self.batches, None)
+            if batch is None:
+                return None
+            self.first += len(self.window)
+            self.window = _leaf(batch.column(0), self.column)
+        return self.window[row - self.first].as_py()
+
+
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    """One column of a record batch of a mapped Arrow file."""
+
+    values: pa.Array
+
+    def cell(self, row: int) -> object:
+        """Return a cell."""
+        return self.values[row].as_py() if row < len(self.values) else None
+
+
+# Two, because a shard's end and the next one's beginning interleave.
 @functools.lru_cache(maxsize=2)
-def _read_column(path: str, size: int, mtime_ns: int, group: int, column: str) -> pa.ChunkedArray:
-    with (
-        _reported(path),
-        _open_unchanged(path, size, mtime_ns) as file,
-        pq.ParquetFile(file) as parquet,
-    ):
-        return parquet.read_row_group(group, columns=[column]).column(0)
+def _parquet_group(path: str, size: int, mtime_ns: int, group: int, column: str) -> _Group:
+    with _open_unchanged(path, size, mtime_ns) as file:
+        own = _Positioned(os.dup(file.fileno()), size)
+    return _Group(pq.ParquetFile(own, buffer_size=_BUFFER, pre_buffer=False), group, column)
+
+
+@functools.lru_cache(maxsize=4)
+def _arrow_batch(path: str, size: int, mtime_ns: int, batch: int, column: str) -> _Batch:
+    batches = _arrow_batches(path, size, mtime_ns)
+    if batch >= len(batches):
+        raise InputError(f"{path}: has no record batch {batch}")
+    name = column.partition(".")[0] if column not in batches[batch].schema.names else column
+    values = _leaf(batches[batch].column(name), column)
+    values.validate(full=True)  # offsets of a stranger's file may lead anywhere
+    return _Batch(values)
+
+
+@functools.lru_cache(maxsize=2)
+def _arrow_batches(path: str, size: int, mtime_ns: int) -> list[pa.RecordBatch]:
+    with _open_unchanged(path, size, mtime_ns) as file:
+        return open_arrow_batches(file)[1]
+
+
+def _part(
+    form: str, path: str, size: int, mtime_ns: int, part: int, column: str
+) -> "_Group | _Batch":
+    opened = _parquet_group if form == "parquet" else _arrow_batch
+    return opened(path, size, mtime_ns, part, column)
+
+
+def _leaf(array: pa.Array, column: str) -> pa.Array:
+    """Return the field that `column` names within a struct, or the array itself."""
+    return pc.struct_field(array, column.rpartition(".")[2]) if _is_struct(array) else array
+
+
+def _is_struct(array: pa.Array) -> bool:
+    return bool(pa.types.is_struct(array.type))
+
+
+def open_arrow_batches(file: BinaryIO) -> tuple[pa.Schema, list[pa.RecordBatch]]:
+    """Map an Arrow file, a stream or a random-access file; its batches take no memory.
+
+    Raises:
+        pa.ArrowException, OSError, ValueError: it is torn, or not Arrow.
+    """
+    mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    source = pa.BufferReader(pa.py_buffer(mapped))
+    if mapped[: len(_ARROW_FILE)] == _ARROW_FILE:
+        reader = pa.ipc.open_file(source)
+        return reader.schema, [reader.get_batch(i) for i in range(reader.num_record_batches)]
+    stream = pa.ipc.open_stream(source)
+    return stream.schema, list(stream)

@@ -1,6 +1,6 @@
 """What the user asks for (`InputSpec`), what comes out (`Input`, `RAW`), and how to say so."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
@@ -9,7 +9,20 @@ import pyarrow as pa
 from capfilt.errors import InputError
 from capfilt.option import INPUT, option
 
-Kind = Literal["auto", "csv", "tsv", "jsonl", "parquet", "img2dataset", "webdataset", "images"]
+Kind = Literal[
+    "auto",
+    "csv",
+    "tsv",
+    "jsonl",
+    "txt",
+    "parquet",
+    "arrow",
+    "img2dataset",
+    "webdataset",
+    "images",
+    "hf",
+    "export",
+]
 
 # The command line's names of the fields below; messages tell the user to give these.
 KIND_OPTION: Final = "--input-format"
@@ -19,6 +32,10 @@ IMAGE_OPTION: Final = "--image-col"
 IMAGES_DIR_OPTION: Final = "--images-dir"
 ENCODING_OPTION: Final = "--encoding"
 DOWNLOAD_MISSING_OPTION: Final = "--download-missing"
+NO_CAPTIONS_OPTION: Final = "--no-captions"
+FOLLOW_LINKS_OPTION: Final = "--follow-links"
+KEEP_OPTION: Final = "--keep-columns"
+PREFER_OPTION: Final = "--prefer"
 
 BLOCK_ROWS: Final = 8192  # larger blocks are slower (they leave the cache) and hold more memory
 
@@ -31,21 +48,31 @@ RAW: Final = pa.schema(
         pa.field("input_error", pa.string()),  # why this row is unusable; null where it is fine
     ]
 )
+# A struct beside RAW's columns where the user asked for columns to be carried to the export.
+KEPT: Final = "kept"
+
+
+def names_of(given: Iterable[str]) -> tuple[str, ...]:
+    """Return names that were given with commas between them, or one by one; each once."""
+    names = (name.strip() for text in given for name in text.split(","))
+    return tuple(dict.fromkeys(filter(None, names)))
 
 
 @dataclass(frozen=True, slots=True)
 class InputSpec:
     """An input as the user describes it. What is None is found out, or told to be ambiguous.
 
-    Kinds: `csv`, `tsv`, `jsonl` and `parquet` are tables of addresses and captions (text may be
-    compressed: .gz .bz2 .zst .lz4). `img2dataset` is an output folder of that program, in its
-    `files`, `parquet` or `webdataset` format. `webdataset` is any WebDataset tar by its own
-    members. `images` is a table of image names and captions beside a folder of images. `auto`
-    tells by the names of the files, and takes `images` where `images_dir` is given.
+    Kinds: `csv`, `tsv`, `jsonl`, `parquet` and `arrow` are tables of addresses and captions, `txt`
+    has an address a line (text may be compressed: .gz .bz2 .xz .zst .lz4). `img2dataset` is an
+    output folder of that program, in its `files`, `parquet` or `webdataset` format. `webdataset`
+    is any WebDataset tar by its own members. `images` is a table of image names and captions
+    beside a folder of images. `hf` is Parquet or Arrow with the images inside, as the Hub and
+    `save_to_disk` have it; `export` is capfilt's own. `auto` tells by the names of the files, by
+    the columns of Parquet and Arrow (see `kinds`), and takes `images` where `images_dir` is given.
     """
 
     paths: tuple[str, ...]  # files, folders (not searched recursively) or globs (** allowed)
-    kind: Kind = option("auto", "auto: by the file's name", flag="input_format", panel=INPUT)
+    kind: Kind = option("auto", "auto: by name and columns", flag="input_format", panel=INPUT)
     url_col: str | None = option(
         None, "Column of addresses", panel=INPUT, shown="url, image_url, … in any case"
     )
@@ -62,6 +89,24 @@ class InputSpec:
     download_missing: bool = option(
         False, "img2dataset: fetch what it failed to fetch, not leave it failed", panel=INPUT
     )
+    no_captions: bool = option(
+        False, "Read no texts: every image is captioned all the same", panel=INPUT
+    )
+    prefer: Literal["image", "url"] = option(
+        "image", "hf, export: which is taken of an image and an address in one row", panel=INPUT
+    )
+    follow_links: bool = option(
+        False,
+        "images, hf: image names may be links out of the folder, into a store (DVC, git-annex, …)",
+        panel=INPUT,
+    )
+    keep_columns: tuple[str, ...] = option(
+        (),
+        "Other columns, carried to the export: a,b (or repeated)",
+        panel=INPUT,
+        given_as=list[str],
+        read=names_of,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,16 +117,21 @@ class Input:
     row_count_hint: int | None  # rows, where it is known without reading them
     description: str = field(repr=False)
     stream: Callable[[int], Iterator[pa.RecordBatch]] = field(repr=False, compare=False)
+    kept: pa.Schema | None = None  # of the struct column `kept`; None: there is none
 
     def rows(self, block_rows: int = BLOCK_ROWS) -> Iterator[pa.RecordBatch]:
-        """Yield the rows as batches of `RAW`, at the most `block_rows` each.
+        """Yield the rows as batches of `RAW` (and `kept`), at the most `block_rows` each.
 
         Raises:
             InputError: a file was changed since it was checked, or is damaged.
         """
         if block_rows < 1:
             raise InputError(f"blocks of {block_rows} rows are not possible; give at least 1")
-        return self.stream(block_rows)
+        return (
+            batch.slice(start, block_rows)
+            for batch in self.stream(block_rows)
+            for start in range(0, batch.num_rows, block_rows)
+        )
 
     def describe(self) -> str:
         """Return one line for the log."""

@@ -2,15 +2,16 @@
 
 import codecs
 import io
+import lzma
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, Final, TextIO
+from typing import BinaryIO, Final, TextIO, cast
 
 import pyarrow as pa
 
 from capfilt.errors import InputError
-from capfilt.inputs.paths import COMPRESSION
+from capfilt.inputs.paths import COMPRESSION, XZ
 from capfilt.inputs.spec import ENCODING_OPTION, KIND_OPTION
 
 # A first line longer than this is no header and no JSON row, but a binary file or a JSON array.
@@ -38,6 +39,9 @@ def _open_binary(path: Path) -> Iterator[BinaryIO]:
     with path.open("rb", buffering=_CHUNK) as file:  # Arrow opens no path that is not UTF-8
         if codec is None:
             yield file
+        elif codec == XZ:
+            with lzma.open(file) as unpacked:
+                yield cast(BinaryIO, unpacked)
         else:
             with pa.CompressedInputStream(file, codec) as stream:
                 yield stream
@@ -53,9 +57,10 @@ def _explained(path: Path, encoding: str) -> Iterator[None]:
         yield
     except UnicodeError as error:
         raise InputError(_encoding_fault(path, encoding)) from error
-    except OSError as error:
+    except (OSError, EOFError, lzma.LZMAError) as error:
+        reason = error.strerror if isinstance(error, OSError) else None
         raise InputError(
-            f"{path}: cannot be read ({error.strerror or error}); is it torn? Fetch it again."
+            f"{path}: cannot be read ({reason or error}); is it torn? Fetch it again."
         ) from error
 
 

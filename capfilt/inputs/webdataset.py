@@ -23,11 +23,18 @@ class WebDatasetTars:
     labels: tuple[str, ...]  # of each tar, unique; a sample without address is named by it
     url_field: str
     caption_field: str | None  # None: the .txt member, else the field `caption`
+    no_captions: bool = False
 
     @classmethod
     def of(cls, paths: Sequence[Path], spec: InputSpec) -> "WebDatasetTars":
         """Take the names of the fields from `spec`."""
-        return cls(tuple(paths), tuple(labels(paths)), spec.url_col or "url", spec.caption_col)
+        return cls(
+            tuple(paths),
+            tuple(labels(paths)),
+            spec.url_col or "url",
+            spec.caption_col,
+            spec.no_captions,
+        )
 
     def read(self, block_rows: int) -> Iterator[pa.RecordBatch]:
         """Yield batches of RAW in the order of the tars. A bad sample costs its row."""
@@ -50,6 +57,8 @@ class WebDatasetTars:
 
     def _texts(self, shard: TarShard, sample: Sample) -> tuple[str | None, str | None]:
         fields = shard.fields(sample)
+        if self.no_captions:
+            return _text(fields, self.url_field), None
         caption = None
         if self.caption_field is None:
             caption = shard.text(sample, "txt")

@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -21,11 +21,14 @@ from capfilt import schema
 from capfilt.errors import DamageError, InputError
 from capfilt.fingerprint import fingerprint
 from capfilt.inputs import RAW, Input
+from capfilt.inputs.spec import KEPT
 from capfilt.ledger.ledger import Ledger, Receipt
 
 STAGE: Final = "source-1"  # the number is raised when keys or columns change
+KEPT_STAGE: Final = "columns"  # of the columns that are carried to the export
 _MANIFESTS: Final = "inputs"
 _SEPARATOR: Final = b"\x00"
+_AGAIN: Final = (schema.DUPLICATE_URL, "an earlier row has the same address")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +57,15 @@ class _Row:
     source_status: str
     source_error: str | None
     attempt: int = 0
+    kept: dict[str, Any] | None = None  # JSON: the columns that are carried, no part of its name
 
     def digest(self) -> bytes:
-        parts = (self.key, self.url, self.caption, self.image_ref, self.source_status)
-        joined = _SEPARATOR.join(_bytes(part) for part in (*parts, self.source_error))
+        status, error = self.source_status, self.source_error
+        if status == schema.ANOTHER_TEXT:  # as if alone, so that names are those of before
+            local = self.image_ref is not None
+            status, error = (schema.SOURCE_OK, None) if local else _AGAIN
+        parts = (self.key, self.url, self.caption, self.image_ref, status, error)
+        joined = _SEPARATOR.join(map(_bytes, parts))
         return hashlib.blake2b(joined, digest_size=16).digest()
 
 
@@ -66,23 +74,45 @@ def cut(
 ) -> SourceManifest:
     """Cut `data` into shards of `shard_rows` rows (the last may be shorter) and publish them.
 
-    Rows with an address that an earlier row has are kept with the status `duplicate_url`; rows
-    without a usable address with `invalid_url`. `progress` is told rows as they are cut.
+    Rows with an address that an earlier row has are kept with the status `duplicate_url`, but
+    where they follow it with another text, with `another_text`; rows without a usable address with
+    `invalid_url`. `progress` is told rows as they are cut.
 
     Raises:
         InputError: the input has no rows, or `shard_rows` is not positive.
     """
 
     there = ledger.shards(STAGE)
+    kept = kept_stage(data)
+    kept_there = ledger.shards(kept) if kept else set()
 
     def publish(name: str, rows: list[_Row]) -> None:
         if name not in there:
             ledger.commit(Receipt(STAGE, name, len(rows)), _table(rows))
+        if kept and data.kept is not None and name not in kept_there:
+            columns = pa.Table.from_pylist([row.kept or {} for row in rows], data.kept)
+            ledger.commit(Receipt(kept, name, len(rows)), columns)
         progress(len(rows))
 
     manifest = _walk(data, ledger, shard_rows, publish)
     save_manifest(ledger, manifest)
     return manifest
+
+
+def kept_stage(data: Input) -> str | None:
+    """Return the name of the stage of an input's carried columns: a digest of types and values.
+
+    None where none are carried. It stands beside the source stage, with files for the same shards,
+    and reads the input once; the values are in the name since they are no part of a shard's.
+    """
+    if data.kept is None:
+        return None
+    digest = hashlib.blake2b(digest_size=8)
+    digest.update(str([(field.name, str(field.type)) for field in data.kept]).encode("utf-8"))
+    for block in data.rows():
+        for value in block.column(KEPT).to_pylist():
+            digest.update(repr(list(value.values())).encode("utf-8", "surrogatepass") + _SEPARATOR)
+    return f"{KEPT_STAGE}-{digest.hexdigest()}"
 
 
 def peek(data: Input, ledger: Ledger, shard_rows: int) -> SourceManifest:
@@ -173,14 +203,40 @@ def _rows(data: Input) -> Iterator[_Row]:
     """Yield the rows of `data` with their keys and what the input says of each."""
     addresses = _Repeats(_repeated(data, _address))
     names = _Repeats(_repeated(data, _name))
+    image = _Texts()
     for block in data.rows():
-        columns = (block.column(name).to_pylist() for name in RAW.names)
-        for url, caption, image_ref, input_error in zip(*columns, strict=True):
+        columns = [block.column(name).to_pylist() for name in RAW.names]
+        carried = block.column(KEPT).to_pylist() if data.kept is not None else [None] * len(block)
+        rows = zip(*columns, carried, strict=True)
+        for url, caption, image_ref, input_error, kept in rows:
             again = addresses.count(_address(url, caption, image_ref)) > 0
             name = _name(url, caption, image_ref)
             status, reason = _source_status(url, image_ref, input_error, again)
+            status = image.joined((url, image_ref), caption, status)
+            reason = None if status == schema.ANOTHER_TEXT else reason
             key = _key(name, names.count(name))
-            yield _Row(key, url, caption, image_ref, status, reason)
+            yield _Row(key, url, caption, image_ref, status, reason, 0, kept)
+
+
+class _Texts:
+    """Finds the further texts of an image: rows after its first that differ in the text alone."""
+
+    def __init__(self) -> None:
+        self._image: tuple[str | None, str | None] | None = None  # of the rows before, if usable
+        self._texts: set[str] = set()
+
+    def joined(self, image: tuple[str | None, str | None], caption: str | None, status: str) -> str:
+        """Return the status of a row of `image` (address, reference); `status` it has alone."""
+        text = caption or ""
+        local = image[1] is not None
+        alone = schema.SOURCE_OK if local else schema.DUPLICATE_URL
+        if image == self._image and status != schema.INVALID_URL:
+            another = status == alone and text not in self._texts
+            self._texts.add(text)
+            return schema.ANOTHER_TEXT if another else status
+        self._image = image if status == schema.SOURCE_OK else None
+        self._texts = {text}
+        return status
 
 
 def _key(name: str, occurrence: int) -> str:
@@ -197,7 +253,7 @@ def _source_status(
     if image_ref is None and (fault := _url_fault(url)):
         return schema.INVALID_URL, fault
     if again:
-        return schema.DUPLICATE_URL, "an earlier row has the same address"
+        return _AGAIN
     return schema.SOURCE_OK, None
 
 

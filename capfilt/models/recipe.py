@@ -86,6 +86,18 @@ class Lengths:
 DEFAULT_PROMPT: Final = "a picture of "
 
 
+def _captioner(name: str) -> ModelRef:
+    from capfilt.models.checkpoints import resolve_model
+
+    return resolve_model(name, "captioner")
+
+
+def _matcher(name: str) -> ModelRef:
+    from capfilt.models.checkpoints import resolve_model
+
+    return resolve_model(name, "matcher")
+
+
 @dataclass(frozen=True)
 class CaptionerRecipe:
     """What a captioner writes: a function of these fields, an image and its key.
@@ -100,6 +112,7 @@ class CaptionerRecipe:
         panel=MODELS,
         given_as=str,
         shown="embedded",
+        read=_captioner,
     )
     num_captions: int = option(1, "Captions an image", panel=DECODING, at_least=1)
     decoding: Nucleus | Beam = Nucleus()
@@ -134,6 +147,7 @@ class FilterRecipe:
         panel=MODELS,
         given_as=str,
         shown="embedded",
+        read=_matcher,
     )
     itm_token: Literal["enc", "cls"] = option(
         "enc", "Token at position 0 for ITM: enc as BLIP was trained", panel=MODELS
@@ -161,6 +175,7 @@ class ScorerRecipe:
         flag="scorer",
         panel=MODELS,
         given_as=str,
+        read=_matcher,
     )
     precision: Precision = option("fp32", "Of the models' arithmetic", panel=MODELS)
 

@@ -2,13 +2,12 @@
 
 import dataclasses
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, Literal
 
 from capfilt.errors import InputError
-from capfilt.export.instructions import load_instructions
-from capfilt.flags import Flag, check_names, flags_of, replaced
+from capfilt.flags import Flag, check_names, constructed, flags_of, replaced
 from capfilt.models.checkpoints import EMBEDDED, resolve_model, share_weights
 from capfilt.models.families import ModelKind, model_kind
 from capfilt.models.recipe import Beam, FilterRecipe, Nucleus, ScorerRecipe
@@ -28,14 +27,6 @@ _POLICY: Final = Flag(
     "Which texts are kept; raw uses no model [default: blip]",
     POLICY,
 )
-# From what a user gives to what the field holds.
-_READ: Final[dict[str, Callable[[Any], object]]] = {
-    "captioner": lambda name: resolve_model(name, "captioner"),
-    "matcher": lambda name: resolve_model(name, "matcher"),
-    "scorer": lambda name: resolve_model(name, "matcher"),
-    "file_mb": lambda megabytes: megabytes * 1_000_000,
-    "instructions": load_instructions,
-}
 
 
 def round_flags() -> dict[str, Flag]:
@@ -88,17 +79,12 @@ def changed_round(base: Round, options: Mapping[str, object]) -> Round:
     raw = options.get("policy", base.select.label) == "raw"
     if raw:
         _check_raw(options)
-    given = {name: _READ.get(name, _same)(value) for name, value in options.items()}
-    changed = replaced(_chosen(base, given), given)
+    changed = replaced(_chosen(base, options), options)
     if raw:
         return _without_embeddings(changed, options)
     _check_policy(changed.select, options)
     _check_scores(changed)
     return changed
-
-
-def _same(value: object) -> object:
-    return value
 
 
 def _chosen(base: Round, given: Mapping[str, Any]) -> Round:  # by flag
@@ -107,7 +93,7 @@ def _chosen(base: Round, given: Mapping[str, Any]) -> Round:  # by flag
     select = _policy(given["policy"]) if "policy" in given else base.select
     scorer = base.scorer
     if scorer is None and "scorer" in given:
-        scorer = ScorerRecipe(given["scorer"])
+        scorer = constructed(ScorerRecipe, given)
     return dataclasses.replace(
         base,
         caption=caption,
@@ -194,10 +180,10 @@ def exported_with(recipe: Round, given: Mapping[str, object]) -> Round:
     Raises:
         InputError: the round's policy has no such figure, or a value is out of range.
     """
-    read = {n: _READ.get(n, _same)(v) for n, v in given.items() if v is not None}
-    _check_policy(recipe.select, read)
-    select = replaced(_one_cut(recipe.select, read), read)
-    return dataclasses.replace(recipe, select=select, export=replaced(recipe.export, read))
+    wanted = {name: value for name, value in given.items() if value is not None}
+    _check_policy(recipe.select, wanted)
+    select = replaced(_one_cut(recipe.select, wanted), wanted)
+    return dataclasses.replace(recipe, select=select, export=replaced(recipe.export, wanted))
 
 
 def default_round() -> Round:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from capfilt import schema
 from capfilt.fingerprint import NOT_IDENTITY
@@ -25,7 +26,7 @@ class Caption(CaptionerRecipe):
     name = "caption"
     version = 2
     resource: ClassVar[Resource] = "model"
-    needs = ("key", "image")
+    needs = ("key", "image", "source_status")
     adds = schema.CAPTION
 
     @property
@@ -54,7 +55,7 @@ def caption_batch(
 
     `images` are the batch's pictures at the captioner's side and framing; None: they are decoded.
     """
-    found = decoded_for(captioner, batch) if images is None else images
+    found = _first_texts(batch, decoded_for(captioner, batch) if images is None else images)
     keys = batch.column("key").to_pylist()
     texts: list[list[str] | None] = [None] * batch.num_rows
     written = captioner.caption(found.images, [keys[place] for place in found.places])
@@ -64,3 +65,11 @@ def caption_batch(
         [pa.array(texts, pa.list_(pa.string())), pa.array(found.errors, pa.string())],
         schema=schema.CAPTION,
     )
+
+
+def _first_texts(batch: pa.RecordBatch, images: Decoded) -> Decoded:
+    """Leave out the rows that only bring another text of an image: it is captioned in its first."""
+    again = pc.equal(batch.column("source_status"), schema.ANOTHER_TEXT).to_pylist()
+    there = [(place, image) for place, image in zip(*images[:2], strict=True) if not again[place]]
+    errors = [None if other else error for other, error in zip(again, images.errors, strict=True)]
+    return Decoded([place for place, _ in there], [image for _, image in there], errors)

@@ -112,15 +112,17 @@ class Download:
         reasons = batch.column("source_error").to_pylist()
         refs = batch.column("image_ref").to_pylist()
         urls = batch.column("url").to_pylist()
-        ok = [status == schema.SOURCE_OK for status in statuses]
+        ok = [status in {schema.SOURCE_OK, schema.ANOTHER_TEXT} for status in statuses]
         remote = [place for place, ref in enumerate(refs) if ok[place] and ref is None]
         rows: list[_Fetched] = [
             {"status": status, "error_message": reason}
             for status, reason in zip(statuses, reasons, strict=True)
         ]
-        fetched = self._download([urls[place].strip() for place in remote], resizer)
-        for place, row in zip(remote, fetched, strict=True):
-            rows[place] = row
+        # Rows of one image, which differ in their texts, share one request.
+        wanted = list(dict.fromkeys(urls[place].strip() for place in remote))
+        fetched = dict(zip(wanted, self._download(wanted, resizer), strict=True))
+        for place in remote:
+            rows[place] = fetched[urls[place].strip()]
         for place, ref in enumerate(refs):
             if ok[place] and ref is not None:
                 rows[place] = _ingest(ref, resizer)

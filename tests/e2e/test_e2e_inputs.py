@@ -94,9 +94,9 @@ def test_real_pictures_come_through_a_round(
             writer.writerows([server.url(row["image"]), row["caption"]] for row in rows)
         done = Round(tmp_path / "run", tiny_pair, urls, "--allow-private-hosts")
         assert set(server.hits.values()) == {1}  # one picture stands beside several texts
-    statuses = done.column("download", "status")
+    # The texts of a picture follow one another: all are judged, and it is captioned once.
+    assert done.column("download", "status") == [schema.SUCCESS] * len(rows)
     pictures = len({row["image"] for row in rows})
-    assert len(statuses) == len(rows)
-    assert statuses.count(schema.SUCCESS) == pictures
-    assert done.funnel["images_kept"] == pictures
-    assert done.funnel["reasons"].get("duplicate_url", 0) == len(rows) - pictures
+    assert len(pictures_of := set(done.column("source", "url"))) == pictures
+    assert done.funnel["web_judged"] == len(rows)
+    assert done.funnel["synthetic_judged"] == len(pictures_of)

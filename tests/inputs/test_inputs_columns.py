@@ -91,8 +91,8 @@ def test_parquet_columns_of_other_types_are_refused(tmp_path: Path) -> None:
     path = write_parquet(tmp_path / "a.parquet", url=pa.array(["u"]), caption=pa.array([7]))
     parts = [f"{path}: column 'caption' is of type int64", "write this one as strings"]
     assert has_all(fault_of(path), parts)
-    path = write_parquet(tmp_path / "b.parquet", url=pa.array([b"u"]), caption=pa.array(["c"]))
-    assert "'url' is of type binary, not of strings" in fault_of(path)
+    path = write_parquet(tmp_path / "b.parquet", url=pa.array([["u"]]), caption=pa.array(["c"]))
+    assert "'url' is of type list" in fault_of(path)
 
 
 def test_parquet_column_of_nulls_alone(tmp_path: Path) -> None:
@@ -174,7 +174,9 @@ def test_missing_things(tmp_path: Path) -> None:
     (tmp_path / "x.txt").write_text("x")
     assert has_all(fault_of(tmp_path), ["it holds x.txt"])
     assert has_all(fault_of(tmp_path, kind="csv"), ["no csv file in this folder"])
-    assert has_all(fault_of(tmp_path / "x.txt"), ["does not tell its format", "--input-format csv"])
+    assert has_all(fault_of(tmp_path / "x.txt"), ["'x', which is no address", "--input-format csv"])
+    (tmp_path / "x.md").write_text("x")
+    assert has_all(fault_of(tmp_path / "x.md"), ["does not tell its format", "--input-format csv"])
     assert "no input was given" in fault_of()
     assert "one of the input paths is empty" in fault_of("")
 

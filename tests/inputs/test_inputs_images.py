@@ -4,6 +4,8 @@ import json
 import os
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from capfilt.errors import InputError
@@ -122,7 +124,68 @@ def test_a_folder_beside_with_the_same_beginning_is_outside(tmp_path: Path) -> N
     )
 
 
+def test_links_into_a_store_are_followed_on_request(tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    store.mkdir()
+    (store / "blob").write_bytes(b"in the store")
+    folder = folder_of(tmp_path, "ok.jpg")
+    (folder / "link.jpg").symlink_to("../store/blob")
+    (folder / "all").symlink_to("../store")
+    (folder / "gone.jpg").symlink_to("../store/not-fetched")
+    (folder / "pipe.jpg").symlink_to("../store/pipe")
+    os.mkfifo(store / "pipe")
+    names = ["ok.jpg", "link.jpg", "all/blob", "all\\blob", "gone.jpg", "pipe.jpg"]
+    hostile = ["all/../secret.jpg", "../secret.jpg", str(store / "blob"), "all\\..\\secret.jpg"]
+    table = captions(folder, *names, *hostile)
+    rows = rows_of(table, kind="images", follow_links=True)
+    found = [image_of(row) if row["image_ref"] else None for row in rows]
+    assert found == [b"ok.jpg", *[b"in the store"] * 3, *[None] * 6]
+    reasons = [row["input_error"] or "" for row in rows]
+    assert "target is missing" in reasons[4]
+    assert "no regular file" in reasons[5]
+    assert all("leads out of the images folder" in reason for reason in reasons[6:])
+    refused = rows_of(table, kind="images")
+    assert [row["image_ref"] is None for row in refused] == [False, *[True] * 9]
+    assert all("--follow-links" in (row["input_error"] or "") for row in refused[1:4])
+    other = folder / "urls.csv"
+    other.write_text("url,caption\nu,c\n")
+    assert "--follow-links goes with --input-format images" in fault_of(other, follow_links=True)
+
+
+def test_backslashes_of_windows_separate_folders_where_no_file_is_called_so(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path, "sub/a.png", "b.png", "odd\\name.png")
+    names = [".\\sub\\a.png", "sub\\a.png", ".\\b.png", "odd\\name.png"]
+    rows = rows_of(captions(folder, *names), kind="images")
+    assert [image_of(row) for row in rows] == [
+        b"sub/a.png", b"sub/a.png", b"b.png", b"odd\\name.png"
+    ]  # fmt: skip
+    assert [row["url"] for row in rows] == names
+    assert reason(folder_of(tmp_path, "ok.jpg"), "..\\secret.jpg") is not None
+
+
 # --- where the images are looked for
+
+
+@pytest.mark.parametrize("name", ["metadata.jsonl", "metadata.csv", "metadata.parquet"])
+def test_the_hubs_imagefolder_is_found_by_itself(tmp_path: Path, name: str) -> None:
+    folder = folder_of(tmp_path, "a.jpg", "images/a.jpg")
+    table = folder / name
+    if name.endswith(".parquet"):
+        columns = {"file_name": ["a.jpg", "images/a.jpg"], "text": ["one", "two"]}
+        pq.write_table(pa.table(columns), table)
+    elif name.endswith(".csv"):
+        table.write_text("file_name,text\na.jpg,one\nimages/a.jpg,two\n")
+    else:
+        lines = [
+            {"file_name": "a.jpg", "text": "one"},
+            {"file_name": "images/a.jpg", "text": "two"},
+        ]
+        table.write_text("\n".join(map(json.dumps, lines)))
+    for given in (folder, table):
+        rows = rows_of(given)
+        assert [image_of(row) for row in rows] == [b"a.jpg", b"images/a.jpg"]
+    (folder / "urls.csv").write_text("url,caption\nu,c\n")
+    assert has_all(fault_of(folder), ["metadata" if ".csv" in name else "urls.csv"])
 
 
 def test_images_folder_beside_the_table_is_found(tmp_path: Path) -> None:

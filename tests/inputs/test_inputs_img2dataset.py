@@ -157,7 +157,7 @@ def test_missing_images_cost_their_rows(written: Path, tmp_path: Path) -> None:
     linked.symlink_to("/etc/passwd")
     reasons = [row["input_error"] for row in rows_of(output) if row["input_error"]]
     assert "img2dataset's success, but 00000 has no such image" in reasons
-    assert "the image name leads to no regular file" in reasons
+    assert any(reason and "--follow-links" in reason for reason in reasons)
     assert len(reasons) == 8 + 2
 
 

@@ -68,7 +68,7 @@ def row(number: int) -> dict[str, Any]:
     turn = number // 2 * 0.3  # every picture comes twice
     return {
         "key": f"{number * 7919:032x}",
-        "url": "http://127.0.0.1:1/x.jpg",
+        "url": f"http://127.0.0.1:1/{number}.jpg",
         "caption": f"a {'small ' * (number % 3)}red circle",
         "image_ref": None,
         "source_status": schema.SOURCE_OK,

@@ -17,6 +17,8 @@ from capfilt.stages.dedup.phash import phash
 Row = dict[str, Any]
 TYPES = {
     "key": pa.string(),
+    "url": pa.string(),
+    "image_ref": pa.string(),
     "sha256": pa.string(),
     "itm_score": pa.float32(),
     "caption_itm_scores": pa.list_(pa.float32()),
@@ -40,6 +42,8 @@ def some_rows(draw: st.DrawFn) -> list[Row]:
         rows.append(
             {
                 "key": hexed(f"key{number}", 16),
+                "url": f"http://a.example/{picture}/{draw(st.integers(0, 2))}",  # rows of one image
+                "image_ref": None,
                 "sha256": hexed(f"bytes{picture}", 32) if there else None,
                 "itm_score": draw(st.sampled_from([None, 0.1, 0.5, 0.9])) if there else None,
                 "caption_itm_scores": draw(st.lists(st.sampled_from([0.2, 0.5, 0.95]), max_size=2))
@@ -89,7 +93,7 @@ def by_brute_force(stage: Dedup, rows: list[Row]) -> list[str | None]:
         winner = next((k for k in kept if near(stage, k, row)), None)
         if winner is None:
             kept.append(row)
-        else:
+        elif winner["url"] != row["url"]:  # texts of one image share what becomes of it
             owner[row["key"]] = winner["key"]
     return [owner.get(row["key"]) for row in rows]
 
@@ -108,12 +112,31 @@ def test_the_best_copy_wins_however_the_rows_are_cut(
 def test_thousands_of_one_picture_leave_one() -> None:
     row = {"sha256": hexed("x", 32), "itm_score": 0.5, "caption_itm_scores": [], "phash": 7}
     rows: list[Row] = [
-        {**row, "key": hexed(str(i), 16), "image_embedding": [1.0, 0.0]} for i in range(3000)
+        {
+            **row,
+            "key": hexed(str(i), 16),
+            "url": f"http://a.example/{i}",
+            "image_ref": None,
+            "image_embedding": [1.0, 0.0],
+        }
+        for i in range(3000)
     ]
     for method in METHODS:
         found = solve(Dedup(method), [rows])
         assert found.count(None) == 1
         assert {value for value in found if value} == {min(row["key"] for row in rows)}
+
+
+def test_the_texts_of_one_image_are_kept_or_dropped_together() -> None:
+    def of(ref: str, text: str, score: float) -> Row:
+        own = {"key": hexed(ref + text, 16), "url": "x.png", "image_ref": ref, "itm_score": score}
+        look = {"phash": 7, "image_embedding": [1.0, 0.0], "caption_itm_scores": []}
+        return {**own, **look, "sha256": hexed("same", 32)}
+
+    rows = [of("a", "1", 0.1), of("b", "1", 0.5), of("a", "2", 0.9), of("b", "2", 0.2)]
+    for method in METHODS:
+        first = rows[2]["key"]
+        assert solve(Dedup(method), [rows[:1], rows[1:]]) == [None, first, None, first]
 
 
 def test_ranges_are_checked() -> None:

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from capfilt import schema
 from capfilt.errors import InputError
 from capfilt.inputs import RAW, Input
 from capfilt.ledger import source
@@ -126,6 +127,42 @@ def test_no_rows_and_no_shard_size_are_refused(tmp_path: Path) -> None:
         source.cut(as_input([]), Ledger(tmp_path), 10)
     with pytest.raises(InputError, match="at least 1"):
         source.cut(as_input(web(1)), Ledger(tmp_path), 0)
+
+
+def test_the_texts_of_one_image_follow_each_other(tmp_path: Path) -> None:
+    rows: list[Row] = [
+        ("http://a.example/1", "one"),
+        ("http://a.example/1", "two"),
+        ("http://a.example/1", "one"),
+        ("http://a.example/2", "one"),
+        ("http://a.example/1", "three"),
+        ("http://a.example/1", "four"),
+        ("ftp://a.example/1", "one"),
+        ("ftp://a.example/1", "two"),
+    ]
+    manifest = source.cut(as_input(rows, block=2), Ledger(tmp_path), 3)
+    statuses = read_all(Ledger(tmp_path), manifest.shards)["source_status"].to_pylist()
+    apart, invalid = schema.DUPLICATE_URL, schema.INVALID_URL
+    assert statuses == ["ok", "another_text", apart, "ok", apart, apart, invalid, invalid]
+    # Names and keys are those that the rows had before there was such a status.
+    assert manifest.shards == (
+        "f7763f90-3-222a19ff5ae0b843", "56295d75-3-247ac06eadfdaa7d", "b0c27eb3-2-5ff1b2c201192cd1"
+    )  # fmt: skip
+
+
+def test_local_rows_of_one_image_are_its_texts(tmp_path: Path) -> None:
+    def stream(_: int) -> Iterator[pa.RecordBatch]:
+        texts = ["one", "two", None, "", "one", "one", "two", "three"]
+        refs = ["ref1"] * 5 + ["ref2", "ref1", "ref1"]
+        columns = [["u"] * 8, texts, refs, [None] * 8]
+        yield pa.record_batch([pa.array(c, pa.string()) for c in columns], schema=RAW)
+
+    data = Input(local=True, row_count_hint=8, description="rows", stream=stream)
+    manifest = source.cut(data, Ledger(tmp_path), 10)
+    statuses = read_all(Ledger(tmp_path), manifest.shards)["source_status"].to_pylist()
+    other, again = "another_text", "duplicate_url"
+    assert statuses == ["ok", other, other, again, again, "ok", again, "ok"]
+    assert manifest.shards == ("cbd085f2-8-15de3210193ab10d",)
 
 
 def test_two_local_images_of_one_address_have_keys_of_their_own(tmp_path: Path) -> None:

@@ -17,7 +17,16 @@ from capfilt.engine.status import StageStatus, outcome_of, run_outcome, stage_st
 from capfilt.engine.worker import commit
 from capfilt.ledger import source
 from capfilt.ledger.ledger import Ledger, Receipt
-from capfilt.ledger.tally import OTHER_HOSTS, Tally, host_of, largest_hosts, merged, summed, tally
+from capfilt.ledger.tally import (
+    OTHER_HOSTS,
+    Outcome,
+    Tally,
+    host_of,
+    largest_hosts,
+    merged,
+    summed,
+    tally,
+)
 from capfilt.report.failures import hosts_told, kinds_told, lines_of, plain_failures, why_nothing
 from capfilt.stages.download import Download
 from capfilt.wording import counted

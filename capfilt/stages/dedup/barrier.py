@@ -2,9 +2,11 @@
 
 Rows are taken in descending order of their best text's score, ties by key; a row that is near a
 row that was kept before it is a duplicate of the best such row. There is no chaining: a duplicate
-always points at a row that is kept, and lies within the threshold of it.
+always points at a row that is kept, and lies within the threshold of it. Rows of one image, which
+differ in their texts, are no duplicates of each other.
 """
 
+import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
@@ -42,7 +44,7 @@ class Dedup:
     `sha256`: nothing else. `phash`: at most `radius` of 64 bits differ. `embedding`: the matcher's
     image embeddings have a cosine of at least `similarity`. `both`: both; an embedding alone takes
     two pictures of one thing for copies, and a hash alone two pictures of one outline. All are
-    exact searches: time grows with the square of the rows, memory by about 200 bytes a row and
+    exact searches: time grows with the square of the rows, memory by about 220 bytes a row and
     twice the embedding (4 bytes a dimension).
     """
 
@@ -71,7 +73,7 @@ class Dedup:
     )
 
     name = "dedup"
-    version = 2
+    version = 3
     adds = schema.DEDUP
 
     def __post_init__(self) -> None:
@@ -81,7 +83,15 @@ class Dedup:
     @property
     def needs(self) -> tuple[str, ...]:
         """Columns that it reads: narrow ones, whatever the method."""
-        return ("key", "sha256", "itm_score", "caption_itm_scores", *_EXTRA[self.method])
+        return (
+            "key",
+            "url",
+            "image_ref",
+            "sha256",
+            "itm_score",
+            "caption_itm_scores",
+            *_EXTRA[self.method],
+        )
 
     @property
     def hashes(self) -> bool:
@@ -119,7 +129,8 @@ class Dedup:
         for worse, better in winners.items():
             kept[worse] = better
         target = best[kept[group]]
-        duplicates = np.flatnonzero(target != np.arange(len(order)))
+        images = np.concatenate([part.images for part in parts])[order]
+        duplicates = np.flatnonzero(images[target] != images)
         return dict(zip(duplicates.tolist(), target[duplicates].tolist(), strict=True))
 
     def _pairs(self, parts: "list[_Part]", rows: npt.NDArray[np.int64]) -> Iterator[Pairs]:
@@ -147,6 +158,7 @@ class _Part:
     places: npt.NDArray[np.int64]
     keys: npt.NDArray[np.bytes_]
     sha256: npt.NDArray[np.bytes_]
+    images: npt.NDArray[np.bytes_]  # equal where rows are of one image
     scores: npt.NDArray[np.float64]
     codes: npt.NDArray[np.uint64]  # perceptual hashes, none where the method has no use for them
     vectors: npt.NDArray[np.float32]  # embeddings (rows, D), none where it has no use for them
@@ -163,10 +175,21 @@ def _gathered(table: pa.Table, method: Method) -> _Part:
         places=places,
         keys=_unhexed(rows["key"], "S16"),
         sha256=_unhexed(rows["sha256"], "S32"),
+        images=_images(rows),
         scores=_best_scores(rows),
         codes=rows["phash"].to_numpy() if "phash" in _EXTRA[method] else np.zeros(0, np.uint64),
         vectors=_vectors(rows, method),
     )
+
+
+def _images(rows: pa.Table) -> npt.NDArray[np.bytes_]:
+    """Return a digest of where each row's image is: in a file of this machine, or at an address."""
+    places = zip(rows["image_ref"].to_pylist(), rows["url"].to_pylist(), strict=True)
+    texts = (
+        f"{ref is None}{ref if ref is not None else (url or '').strip()}" for ref, url in places
+    )
+    digests = [hashlib.blake2b(t.encode(), digest_size=_KEY_BYTES).digest() for t in texts]
+    return np.array(digests, f"S{_KEY_BYTES}")
 
 
 def _in_order(
