@@ -7,7 +7,8 @@
     ├── DamageError             exit code 3   a file of the run is torn, missing or foreign
     ├── NothingUsableError      exit code 3   every row of the input failed
     └── StorageError            exit code 4   disk full, read-only, no hard links
-        └── WorkerError         exit code 4   a worker process died
+        ├── WorkerError         exit code 4   a worker process died
+        └── MachineError        exit code 4   no network, open files, memory or threads to work with
 
 A row that fails raises nothing: it stays in its shard with a status and a reason.
 """
@@ -74,3 +75,8 @@ class StorageError(CapfiltError):
 
 class WorkerError(StorageError):
     """A worker process ended by itself (often: out of memory). Finished shards are kept."""
+
+
+class MachineError(StorageError):
+    """This machine cannot fetch: it lacks network, open files, memory or threads. Nothing of the
+    shard was written, so that no page is blamed; run again when it can."""

@@ -20,6 +20,9 @@ NOT_IDENTITY: Final = {"capfilt_identity": False}
 ADDED_LATER: Final = {"capfilt_added_later": True}
 _OURS: Final = "capfilt"
 _digests: Final[dict[str, str]] = {}  # of files; a loaded class does not change with its file
+# The same where the field belongs to the machine and not to the run, or may hold a secret: a run
+# folder does not remember it, so it is given again where it is needed.
+NOT_RECORDED: Final = {"capfilt_recorded": False}
 
 
 def fingerprint(value: object) -> str:

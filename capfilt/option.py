@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeVar
 
 from capfilt.errors import InputError
-from capfilt.fingerprint import ADDED_LATER, NOT_IDENTITY
+from capfilt.fingerprint import ADDED_LATER, NOT_IDENTITY, NOT_RECORDED
 
 T = TypeVar("T")
 REQUIRED: Final[Any] = dataclasses.MISSING  # a field that has no default
@@ -94,6 +94,7 @@ def option(
     read: Callable[[Any], object] | None = None,
     identity: bool = True,
     added_later: bool = False,
+    recorded: bool = True,
     at_least: float | None = None,
     above: float | None = None,
     at_most: float | None = None,
@@ -103,13 +104,18 @@ def option(
 
     `default` may be `REQUIRED`. `identity` False: the value changes speed or place but not what
     comes out, so that it is no part of a stage's id. `added_later`: the default gives what came out
-    before there was this option. The bounds hold for numbers, and for each number of a tuple.
+    before there was this option. `recorded` False: it belongs to the machine or may hold a secret;
+    a run folder does not remember it, and it is neither shown nor compared. The bounds hold for
+    numbers, and for each number of a tuple.
     """
     bounds = Bounds(at_least, above, at_most, below)
     declared = Option(help, flag, panel, given_as, shown, read, bounds)
     kind = ({} if identity else NOT_IDENTITY) | (ADDED_LATER if added_later else {})
+    kind |= {} if recorded else NOT_RECORDED
     metadata = {_KEY: declared, **kind}
-    field: T = dataclasses.field(default=default, metadata=metadata)
+    field: T = dataclasses.field(
+        default=default, metadata=metadata, repr=recorded, compare=recorded
+    )
     return field
 
 

@@ -17,9 +17,13 @@ _TYPE = "type"
 
 
 def to_plain(value: object) -> Any:  # a JSON tree has no narrower type
-    """Return `value` as dicts, lists and scalars."""
+    """Return `value` as dicts, lists and scalars, without fields that are `NOT_RECORDED`."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = {f.name: to_plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        fields = {
+            f.name: to_plain(getattr(value, f.name))
+            for f in dataclasses.fields(value)
+            if f.metadata.get("capfilt_recorded", True)
+        }
         return {_TYPE: type(value).__name__, **fields}
     if isinstance(value, tuple | list):
         return [to_plain(item) for item in value]

@@ -33,8 +33,10 @@ def retry(
 ) -> None:
     """Fetch again what failed in a way that can pass (time-outs, 5xx, connection errors).
 
-    An attempt is added; nothing published is rewritten. Then the rest of the round runs for the
-    rows that came, unless --fetch-only is given.
+    With --allow-private-hosts also what was refused as no public address; with --user-agent or
+    --referer also what was forbidden (401, 403, 406); with --proxy also what has no known name. An
+    attempt is added; nothing published is rewritten. Then the rest of the round runs for the rows
+    that came, unless --fetch-only is given.
     """
     with errors():
         hardware = constructed(Hardware, given)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from capfilt import schema
-from capfilt.engine import attempts as retries
+from capfilt.engine import attempts
 from capfilt.engine import passes as engine
 from capfilt.engine.finish import Finished, finish
 from capfilt.engine.garbage import Garbage, find_garbage, remove
@@ -42,6 +42,7 @@ from capfilt.recipe.options import RoundOptions, build_round, exported_with, war
 from capfilt.recipe.round import Round, latest_round, plan_round, record_round, recorded_rounds
 from capfilt.report.failures import lines_of, plain_failures, why_nothing
 from capfilt.report.funnel import Funnel, count_funnel
+from capfilt.stages.download.notes import fetch_notes
 from capfilt.wording import counted
 
 Say = Callable[[str], None]
@@ -123,6 +124,10 @@ def run_round(
     """Run a round that is given as a recipe; see `run`."""
     resources = check_run(recipe, out, hardware, say)
     recipe = _carrying(recipe, data)
+    for warning in warnings_of(recipe):
+        say(f"warning: {warning}")
+    for note in [] if data.local else fetch_notes(recipe.fetch):
+        say(f"note: {note}")
     ledger = _writable(out)
     say(f"input: {data.describe()}")
     with progress("input", data.row_count_hint or 0) as told:
@@ -154,28 +159,34 @@ def check_run(recipe: Round, out: Path, hardware: Hardware, say: Say) -> Resourc
 
 def retry(
     run_dir: Path,
-    waits: Mapping[str, object],
+    given: Mapping[str, object],
     fetch_only: bool,
     hardware: Hardware,
     progress: Progress,
     say: Say,
 ) -> RunResult:
-    """Add an attempt for what failed in passing, fetch it, and go on unless `fetch_only`."""
+    """Add an attempt for what failed in passing, fetch it, and go on unless `fetch_only`.
+
+    `given` are options of the download that are no part of its identity, by flag. What failed for
+    want of one of them is fetched again too.
+    """
     ledger = _existing(run_dir)
     record, manifest = latest_round(ledger)
-    recipe = dataclasses.replace(record.round, fetch=replaced(record.round.fetch, waits))
+    recipe = dataclasses.replace(record.round, fetch=replaced(record.round.fetch, given))
+    for note in fetch_notes(recipe.fetch):
+        say(f"note: {note}")
     resources = _resources(recipe, hardware)
     plan = plan_round(recipe, manifest, ledger)
-    retries.add_attempts(ledger, plan.shards, plan.planned[0].id)
-    plan = plan_round(recipe, manifest, ledger)
     fetch = plan.planned[0]
+    attempts.add_attempts(ledger, plan.shards, fetch.id, attempts.cures_of(given))
+    plan = plan_round(recipe, manifest, ledger)
     # Also those that a retry added which was killed before it fetched them.
-    again = [shard for shard in plan.missing(ledger, fetch) if retries.attempt_of(shard)]
+    again = [shard for shard in plan.missing(ledger, fetch) if attempts.attempt_of(shard)]
     say(f"retry: {counted(rows_of(again, ledger), 'row')} to fetch again")
     if not fetch_only:
         _check_models(ledger, recipe, plan, resources, say)
         return _advance(ledger, recipe, manifest, resources, progress, say)
-    engine.run_pass(plan, ledger, (fetch,), resources, progress)
+    engine.run_pass(plan, ledger, (plan.planned[0],), resources, progress)
     came = _fetched(ledger, fetch.id, again)
     return RunResult(str(run_dir), None, run_outcome(ledger, plan), came)
 
@@ -385,6 +396,8 @@ def plan(
     recipe = build_round(options)
     resources = check_run(recipe, out, hardware, say)
     recipe = _carrying(recipe, data)
+    if not data.local:
+        fetch_notes(recipe.fetch)  # refuses what `run` refuses
     ledger = Ledger(out)
     manifest = peek(data, ledger, recipe.shard_rows)
     _check_texts(recipe, manifest)

@@ -2,11 +2,12 @@
 
 A retry adds an attempt; it rewrites nothing. The rows of shard S whose download failed in a way
 that can pass become a shard of their own, `S~1.<download id>`, which goes through the same stages
-as any other; `S~2…` holds those of `S~1…` that failed again. In S these rows stay failed, and the
-counts of a run take the last attempt of each.
+as any other; `S~2…` holds those whose last attempt failed so again. In S these rows stay failed,
+and the counts of a run take the last attempt of each.
 """
 
-from collections.abc import Iterable
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Final
 
 import pyarrow as pa
@@ -15,8 +16,8 @@ import pyarrow.compute as pc
 from capfilt import schema
 from capfilt.ledger import source
 from capfilt.ledger.ledger import Ledger, Receipt
-from capfilt.ledger.tally import again_tally
-from capfilt.stages.download import can_pass
+from capfilt.ledger.tally import again_tally, summed
+from capfilt.stages.failures import can_pass
 
 _MARK: Final = "~"
 
@@ -46,44 +47,86 @@ def attempt_of(shard: str) -> int:
     return int(rest.partition(".")[0]) if rest else 0
 
 
-def add_attempts(ledger: Ledger, shards: Iterable[str], fetch_id: str) -> list[str]:
-    """Publish the next attempt of every shard whose last one left rows that can pass.
+def add_attempts(
+    ledger: Ledger, shards: Iterable[str], fetch_id: str, also: frozenset[str] = frozenset()
+) -> list[str]:
+    """Publish the next attempt of every shard that has rows whose last failure can pass.
 
-    Shards that are not downloaded yet are left alone. Returns the names of the new shards.
+    `also`: kinds of failure that are tried again as well, since what led to them has changed.
+    Shards that are not downloaded yet, or whose last attempt is not, are left alone. Returns the
+    names of the new shards.
     """
-    done, there = ledger.shards(fetch_id), ledger.shards(source.STAGE)
+    done = ledger.shards(fetch_id)
     added: list[str] = []
     for shard in shards:
-        name = next_attempt(shard, fetch_id)
-        if shard not in done or name in there:
+        chain = with_attempts(ledger, [shard], fetch_id)
+        if attempt_of(shard) or not done.issuperset(chain):
             continue
-        mask = _worth_again(ledger, shard, fetch_id)
-        rows = _next_rows(ledger, shard, mask)
-        if rows.num_rows:
-            ledger.commit(_receipt(ledger, shard, fetch_id, name, mask), rows)
+        last = _last_outcomes(ledger, chain, fetch_id)
+        worth = {key for key, (_, kind) in last.items() if can_pass(kind) or kind in also}
+        if worth:
+            name = next_attempt(chain[-1], fetch_id)
+            receipt = _receipt(ledger, chain, fetch_id, last, worth)
+            rows = _next_rows(ledger, chain, worth)
+            ledger.commit(dataclasses.replace(receipt, shard=name), rows)
             added.append(name)
     return added
 
 
-def _receipt(ledger: Ledger, shard: str, fetch_id: str, name: str, mask: pa.Array) -> Receipt:
+def cures_of(given: Mapping[str, object]) -> frozenset[str]:
+    """Return kinds of failure that do not pass by themselves, but may with these options."""
+    cures = {
+        "allow_private_hosts": {"private_address"},
+        "user_agent": {"http_401", "http_403", "http_406"},
+        "referer": {"http_401", "http_403", "http_406"},
+        "proxy": {"dns"},  # a proxy resolves names itself
+    }
+    return frozenset().union(*(kinds for name, kinds in cures.items() if given.get(name)))
+
+
+def _last_outcomes(
+    ledger: Ledger, chain: Sequence[str], fetch_id: str
+) -> dict[str, tuple[str, str | None]]:
+    """Return in which shard each row's last outcome stands, and the kind of its failure.
+
+    `chain`: the shard and its attempts. An attempt holds only what was worth one at its time, so a
+    row's last outcome can be in any of them.
+    """
+    last: dict[str, tuple[str, str | None]] = {}
+    for shard in chain:
+        outcome = ledger.read(fetch_id, shard, ["status", "failure"])
+        failed = pc.equal(outcome["status"], schema.FAILED_TO_DOWNLOAD).to_pylist()
+        kinds = outcome["failure"].to_pylist()
+        for key, bad, kind in zip(_keys(ledger, shard), failed, kinds, strict=True):
+            last[key] = (shard, kind if bad else None)
+    return last
+
+
+def _receipt(
+    ledger: Ledger,
+    chain: Sequence[str],
+    fetch_id: str,
+    last: Mapping[str, tuple[str, str | None]],
+    worth: Set[str],
+) -> Receipt:
     """Say of an attempt's rows of what they had failed, so that they are not counted twice."""
-    had = again_tally(ledger, fetch_id, shard, mask)
-    rows = pc.sum(mask).as_py()
-    return Receipt(source.STAGE, name, rows, failures=had.kinds, failing_hosts=had.hosts)
+    tallies = []
+    for shard in chain:
+        mask = [key in worth and last[key][0] == shard for key in _keys(ledger, shard)]
+        tallies.append(again_tally(ledger, fetch_id, shard, pa.array(mask, pa.bool_())))
+    had = summed(tallies)
+    return Receipt(source.STAGE, "", len(worth), failures=had.kinds, failing_hosts=had.hosts)
 
 
-def _worth_again(ledger: Ledger, shard: str, fetch_id: str) -> pa.Array:
-    """Say which rows of a shard are worth another attempt."""
-    outcome = ledger.read(fetch_id, shard, ["status", "error_message"])
-    failed = pc.equal(outcome["status"], schema.FAILED_TO_DOWNLOAD).to_pylist()
-    reasons = outcome["error_message"].to_pylist()
-    mask = [bad and can_pass(reason) for bad, reason in zip(failed, reasons, strict=True)]
-    return pa.array(mask, pa.bool_())
-
-
-def _next_rows(ledger: Ledger, shard: str, mask: pa.Array) -> pa.Table:
+def _next_rows(ledger: Ledger, chain: Sequence[str], worth: Set[str]) -> pa.Table:
     """Return the source rows of a shard that are tried again, with their attempt."""
-    rows = ledger.read(source.STAGE, shard).filter(mask)
-    attempts = pa.array([attempt_of(shard) + 1] * rows.num_rows, pa.int32())
+    mask = [key in worth for key in _keys(ledger, chain[0])]
+    rows = ledger.read(source.STAGE, chain[0]).filter(pa.array(mask, pa.bool_()))
+    attempts = pa.array([attempt_of(chain[-1]) + 1] * rows.num_rows, pa.int32())
     place = rows.schema.get_field_index("attempt")
     return rows.set_column(place, schema.SOURCE.field("attempt"), attempts)
+
+
+def _keys(ledger: Ledger, shard: str) -> list[str]:
+    keys: list[str] = ledger.read(source.STAGE, shard, ["key"])["key"].to_pylist()
+    return keys

@@ -5,9 +5,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from capfilt import schema
 from capfilt.engine.plan import Plan
+from capfilt.errors import DamageError
 from capfilt.ledger import source
 from capfilt.ledger.ledger import SUFFIX, Ledger
+from capfilt.stages.download import Download
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,17 +37,62 @@ def find_garbage(
     found = [_garbage(path, "left by a process that died") for path in ledger.sweep()]
     needed = {p.id for plan in plans for p in plan.planned} | {source.STAGE, *beside}
     shards = {shard for plan in plans for shard in plan.shards}
+    kept = _Kept(ledger, needed, shards)
     for stage_id in ledger.stages():
+        there = ledger.shards(stage_id)
         if stage_id not in needed:
-            found.append(_garbage(ledger.folder(stage_id), "no kept round has this stage"))
+            why = "no kept round has this stage" + kept.warning(stage_id, there)
+            found.append(_garbage(ledger.folder(stage_id), why))
             continue
-        for shard in sorted(ledger.shards(stage_id) - shards):
+        for shard in sorted(there - shards):
             path = ledger.folder(stage_id) / f"{shard}{SUFFIX}"
-            found.append(_garbage(path, "no kept round has this shard"))
+            why = "no kept round has this shard" + kept.warning(stage_id, {shard})
+            found.append(_garbage(path, why))
     for folder in sorted(ledger.root.glob("export-*")):
         if folder.name not in exports:
             found.append(_garbage(folder, "no kept round exports it"))
     return found
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """What stays of a run: stage ids and shards."""
+
+    ledger: Ledger
+    stages: set[str]
+    shards: set[str]
+
+    def warning(self, stage_id: str, shards: set[str]) -> str:
+        """Say how many pictures of these shards came from the web and are nowhere else.
+
+        A page that is gone, or has another picture today, makes them impossible to have again.
+        """
+        if not _is_download(stage_id):
+            return ""
+        try:
+            lost = sum(self._only_here(stage_id, shard) for shard in shards)
+        except DamageError:
+            return "; it holds pictures from the web, maybe their only copy: a file is damaged"
+        if not lost:
+            return ""
+        return f"; {lost:,} pictures in it came from the web, and this is their only copy"
+
+    def _only_here(self, stage_id: str, shard: str) -> int:
+        rows = self.ledger.read(source.STAGE, shard, ["image_ref"])
+        only = pc.and_(pc.is_null(rows["image_ref"]), self._fetched(stage_id, shard))
+        for other in self.stages:
+            there = _is_download(other) and shard in self.shards
+            if other != stage_id and there and self.ledger.has(other, shard):
+                only = pc.and_not(only, self._fetched(other, shard))
+        return int(pc.sum(only).as_py() or 0)
+
+    def _fetched(self, stage_id: str, shard: str) -> pa.ChunkedArray:
+        status = self.ledger.read(stage_id, shard, ["status"])["status"]
+        return pc.equal(status, schema.SUCCESS)
+
+
+def _is_download(stage_id: str) -> bool:
+    return stage_id.startswith(f"{Download.name}-")
 
 
 def remove(garbage: Sequence[Garbage]) -> int:

@@ -320,7 +320,7 @@ def _joined(parts: Sequence[_Opened], rows: Sequence[int]) -> Input:
 
 def _line(part: _Opened, rows: int) -> str:
     more = f" and {len(part.files) - 1} more" if len(part.files) > 1 else ""
-    return printable(f"{part.files[0]}{more}: {rows:,} rows, {part.what}")
+    return printable(f"{part.files[0]}{more}: {counted(rows, 'row')}, {part.what}")
 
 
 def _open_table(path: Path, kind: TableKind, encoding: str) -> Table:

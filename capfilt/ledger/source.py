@@ -12,7 +12,6 @@ import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +20,7 @@ from capfilt import schema
 from capfilt.errors import DamageError, InputError
 from capfilt.fingerprint import fingerprint
 from capfilt.inputs import RAW, Input
+from capfilt.inputs import urls as addresses
 from capfilt.inputs.spec import KEPT
 from capfilt.ledger.ledger import Ledger, Receipt
 
@@ -250,30 +250,22 @@ def _source_status(
 ) -> tuple[str, str | None]:
     if error is not None:
         return schema.INVALID_URL, error
-    if image_ref is None and (fault := _url_fault(url)):
+    if image_ref is None and (fault := addresses.fault_of(url)):
         return schema.INVALID_URL, fault
     if again:
         return _AGAIN
     return schema.SOURCE_OK, None
 
 
-def _url_fault(url: str | None) -> str | None:
-    """Say what is wrong with a web address, or None. Only http and https are ever followed."""
-    if not url or not url.strip():
-        return "no address"
-    try:
-        parts = urlsplit(url.strip())
-        host = parts.hostname
-    except ValueError as error:
-        return f"not an address: {error}"
-    if parts.scheme.lower() not in {"http", "https"}:
-        return f"scheme {parts.scheme[:20]!r} is not http or https"
-    return None if host else "address without a host"
-
-
 def _address(url: str | None, caption: str | None, image_ref: str | None) -> str:
-    """Return what makes two rows the same: the address, or a local image with its caption."""
-    return (url or "").strip() if image_ref is None else f"{image_ref}\x00{caption or ''}"
+    """Return what makes two rows the same: the address that is fetched, or a local image with its
+    caption."""
+    if image_ref is not None:
+        return f"{image_ref}\x00{caption or ''}"
+    try:
+        return addresses.normalise(url or "")
+    except ValueError:
+        return (url or "").strip()
 
 
 def _name(url: str | None, caption: str | None, image_ref: str | None) -> str:

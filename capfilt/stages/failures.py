@@ -27,16 +27,25 @@ FAILURES: Final[dict[str, Failure]] = {
     failure.name: failure
     for failure in (
         # The address and the way to the server.
-        Failure("dns", "the host's name is not known", can_pass=True),
+        Failure("dns", "the host's name is not known"),
+        Failure("dns_unavailable", "the name service gives no answer for the host", can_pass=True),
+        Failure("unreachable", "no way to the host", can_pass=True),
         Failure("refused", "the server refuses connections", can_pass=True),
         Failure("reset", "the connection broke", can_pass=True),
         Failure("timeout", "no answer in time", can_pass=True),
         Failure("tls", "no secure connection to the server"),
-        Failure("proxy", "the proxy refuses or fails", can_pass=True),
+        Failure("proxy", "the proxy is not there, or refuses us", can_pass=True),
+        Failure("proxy_refused", "the proxy makes no connection to the host", can_pass=True),
         Failure(
             "private_address",
             "the host is no public address",
-            remedy="--allow-private-hosts",
+            remedy="capfilt retry --allow-private-hosts",
+        ),
+        Failure(
+            "machine",
+            "this machine was short of something (open files, memory, threads, disk)",
+            can_pass=True,
+            remedy="capfilt retry",
         ),
         # What the server answers.
         Failure("bad_redirect", "redirects that lead nowhere, in a circle, or are too many"),

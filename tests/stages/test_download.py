@@ -13,8 +13,10 @@ from capfilt.simweb.faults import HARMLESS, PASSING, Fault
 from capfilt.simweb.replies import FaultSettings
 from capfilt.simweb.server import WebServer
 from capfilt.simweb.web import SimulatedWeb
-from capfilt.stages.download import Download, Resize, can_pass
-from capfilt.stages.guard import Limits, guarded_urlopen, is_public
+from capfilt.stages.download import Download, Resize
+from capfilt.stages.download.guard import is_public
+from capfilt.stages.download.opener import Limits, guarded_urlopen
+from capfilt.stages.failures import can_pass
 
 # img2dataset imports a module that Python has announced to remove.
 pytestmark = pytest.mark.filterwarnings("ignore:'imghdr' is deprecated:DeprecationWarning")
@@ -60,7 +62,7 @@ def test_every_fault_costs_its_own_row_with_a_reason() -> None:
         assert (row["image"] is not None) == fine
         assert bool(row["error_message"]) != fine
         if not fine:
-            assert can_pass(str(row["error_message"])) == (fault in PASSING), (fault, row)
+            assert can_pass(str(row["failure"])) == (fault in PASSING), (fault, row)
         else:
             assert isinstance(row["image"], bytes)
             assert len(row["image"]) == row["image_bytes"]
@@ -73,7 +75,7 @@ def test_a_drip_that_never_ends_is_ended_by_the_total_time() -> None:
         stage = Download(allow_private_hosts=True, timeout=2.0, total_timeout=1.0)
         (row,) = fetch(stage, batch([server.url("/img/000000001.jpg")]))
     assert row["status"] == schema.FAILED_TO_DOWNLOAD
-    assert can_pass(str(row["error_message"])), row["error_message"]
+    assert can_pass(str(row["failure"])), row["error_message"]
 
 
 def test_rows_keep_their_places_and_refused_ones_are_not_fetched() -> None:
@@ -109,7 +111,7 @@ def test_private_addresses_are_refused(address: str) -> None:
     (row,) = fetch(Download(timeout=1.0, total_timeout=2.0), batch([address]))
     assert row["status"] == schema.FAILED_TO_DOWNLOAD
     assert "not a public address" in str(row["error_message"])
-    assert not can_pass(str(row["error_message"]))
+    assert not can_pass(str(row["failure"]))
 
 
 @pytest.mark.parametrize("scheme", ["file:///etc/hostname", "ftp://127.0.0.1/x", "data:,x"])

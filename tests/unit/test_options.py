@@ -76,6 +76,10 @@ PLACES: list[tuple[str, Any, str]] = [
     ("timeout", 1.5, "fetch.timeout"),
     ("total_timeout", 9.0, "fetch.total_timeout"),
     ("threads", 2, "fetch.threads"),
+    ("host_requests", 1, "fetch.host_requests"),
+    ("proxy", "http://proxy.example:3128", "fetch.proxy"),
+    ("user_agent", "agent/1", "fetch.user_agent"),
+    ("referer", "origin", "fetch.referer"),
     ("origins", "web", "select.origins"),
     ("shard_rows", 10, "shard_rows"),
 ]

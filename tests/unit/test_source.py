@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from capfilt import schema
 from capfilt.errors import InputError
 from capfilt.inputs import RAW, Input
+from capfilt.inputs import urls as addresses
 from capfilt.ledger import source
 from capfilt.ledger.ledger import Ledger
 
@@ -102,7 +103,7 @@ def test_what_the_input_says_of_each_row(tmp_path: Path) -> None:
         ("", ""),
         ("http://", "x"),
         ("http://[::1", "x"),
-        ("//a.example/x", "x"),
+        ("a.example/x", "x"),
         ("HTTPS://a.example/2", None),
     ]
     manifest = source.cut(as_input(rows), Ledger(tmp_path), 100)
@@ -113,6 +114,61 @@ def test_what_the_input_says_of_each_row(tmp_path: Path) -> None:
     assert [reason is None for reason in reasons] == [status == "ok" for status in statuses]
     assert "file" in reasons[2]
     assert (manifest.duplicate_urls, manifest.invalid_urls, manifest.empty_captions) == (1, 7, 2)
+
+
+def test_two_spellings_of_one_address_count_as_one(tmp_path: Path) -> None:
+    spellings: list[Row] = [
+        ("http://a.example/my%20photo.jpg?a=1&b=2", "one"),
+        ("http://A.example:80/my photo.jpg?a=1&amp;b=2#top", "two"),
+        ("//a.example\\my photo.jpg?a=1&b=2", "three"),
+        ("  HTTP://a.example/x/../my\n%20photo.jpg?a=1&b=2", "four"),
+        ("http://a.example/my%20photo.jpg?a=1&b=3", "another"),
+    ]
+    manifest = source.cut(as_input(spellings), Ledger(tmp_path), 10)
+    table = read_all(Ledger(tmp_path), manifest.shards)
+    assert table["source_status"].to_pylist() == ["ok", *["duplicate_url"] * 3, "ok"]
+    assert table["url"].to_pylist() == [url for url, _ in spellings]  # as the list has them
+    assert len(set(table["key"].to_pylist())) == 5
+
+
+def test_shards_of_the_first_version_are_found_again(tmp_path: Path) -> None:
+    """Their names are digests of statuses and reasons too, which must not change."""
+    rows: list[Row] = [
+        ("http://a.example/1", "one"),
+        ("http://a.example/1 ", "two"),
+        ("https://a.example/b%20c?d=e&f=g", "x"),
+        ("HTTP://A.example/x", "x"),
+        ("file:///etc/passwd", "x"),
+        ("data:image/gif;base64,R0lG", "x"),
+        (None, "x"),
+        ("", ""),
+        ("http://", "x"),
+        ("http://[::1", "x"),
+        ("a.example/x", "x"),
+        ("images/1.jpg", "x"),
+        ("http://127.0.0.1:8000/img/1.jpg", None),
+    ]
+    assert source.cut(as_input(rows), Ledger(tmp_path), 5).shards == (
+        "f7763f90-5-79740a9077e226cd",
+        "a9f2a4e7-5-25f13d9bb67c668a",
+        "79f03db4-3-9a20f244fd34952e",
+    )
+
+
+def test_a_respelled_duplicate_renames_its_own_shard_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [*web(9), ("http://a.example/3.jpg#again", "x"), *web(20, start=50)]
+    ledger = Ledger(tmp_path)
+    with monkeypatch.context() as first_version:
+        first_version.setattr(addresses, "normalise", str.strip)
+        before = source.cut(as_input(rows), ledger, 5)
+    after = source.cut(as_input(rows), ledger, 5)
+    changed = [
+        n for n, (a, b) in enumerate(zip(before.shards, after.shards, strict=True)) if a != b
+    ]
+    assert changed == [1]
+    assert (before.duplicate_urls, after.duplicate_urls) == (0, 1)
 
 
 def test_peek_writes_nothing_and_says_the_same(tmp_path: Path) -> None:

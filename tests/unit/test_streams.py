@@ -136,7 +136,7 @@ def test_a_program_without_standard_streams_has_no_progress(
 def test_img2dataset_is_imported_without_wandb_and_wandb_when_it_is_wanted(tmp_path: Path) -> None:
     program = (
         "import json, sys\n"
-        "from capfilt.stages.download import quiet_dependencies\n"
+        "from capfilt.stages.download.stage import quiet_dependencies\n"
         "quiet_dependencies()\n"
         "import img2dataset.logger\n"
         "before = 'wandb' in sys.modules\n"
@@ -154,7 +154,7 @@ def test_img2dataset_is_imported_without_wandb_and_wandb_when_it_is_wanted(tmp_p
 
 
 def test_a_module_that_wandb_was_imported_by_keeps_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    from capfilt.stages.download import import_without_wandb
+    from capfilt.stages.download.stage import import_without_wandb
 
     wandb = ModuleType("wandb")
     monkeypatch.setitem(sys.modules, "wandb", wandb)

@@ -9,12 +9,9 @@ import hashlib
 import importlib
 import io
 import os
-import re
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar, Final, Literal
 
@@ -22,21 +19,19 @@ import pyarrow as pa
 
 from capfilt import schema
 from capfilt.errors import InputError
+from capfilt.inputs import urls as addresses
 from capfilt.option import DOWNLOAD, check_options, option
 from capfilt.stage import Resource, Transform
-from capfilt.stages.failures import http_failure
-from capfilt.stages.guard import Limits, guarded_urlopen
+from capfilt.stages.download.faults import Reason
+from capfilt.stages.download.fetch import Fetching
+from capfilt.stages.download.health import Health, machine_probes
+from capfilt.stages.download.limits import make_room
+from capfilt.stages.download.opener import Limits, guarded_urlopen
+from capfilt.stages.download.proxy import ENV, NONE, Proxy
 
 ResizeMode = Literal["no", "keep_ratio", "center_crop", "border", "keep_ratio_largest"]
 _Fetched = dict[str, Any]  # one row of schema.DOWNLOAD, as img2dataset hands it over; absent: null
 
-# Failures that can pass: only these are fetched again by `capfilt retry`.
-_PASSING: Final = re.compile(
-    r"timed out|time-?out|HTTP Error (408|425|429|5\d\d)|connection (reset|refused|aborted)"
-    r"|remote end closed|IncompleteRead|temporary failure in name resolution"
-    r"|network is unreachable|no route to host|unexpected_eof|EOF occurred|broken pipe",
-    re.IGNORECASE,
-)
 _LONGEST_REASON: Final = 300  # characters
 _LOST: Final = "the downloader returned nothing for this row"
 # OpenCV's own limit is 2^30 pixels, three gigabytes for one hostile image.
@@ -68,28 +63,55 @@ class Resize:
 class Download:
     """Fetch by HTTP, or read where a row names a local image. Times in seconds, sizes in bytes.
 
-    `timeout` is for each wait on the socket, `total_timeout` for the whole request; what they
-    and `threads` are does not change what a fetched image looks like, so they are no identity.
-    `disallowed_header_directives`: X-Robots-Tag opt-outs that are honoured, as in img2dataset.
+    Identity is what changes the picture or whether it may be used: `max_bytes`, and the opt-outs
+    in X-Robots-Tag headers (`disallowed_header_directives`, addressed to everybody or to
+    `user_agent_token`). Whom it is asked of and how fast is none: `timeout` for each wait on the
+    socket, `total_timeout` for the whole request with its redirects, `threads` requests at a time,
+    `host_requests` of them to one host; `allow_private_hosts`, `user_agent` (None: img2dataset's),
+    `referer` (`none`, `origin`, an address) and `proxy` (`none`, `env`, an address, which belongs
+    to the machine and is never recorded).
     """
 
     resize: Resize = Resize()
     allow_private_hosts: bool = option(
-        False, "Also fetch from private and loopback addresses", panel=DOWNLOAD
+        False, "Also fetch from private and loopback addresses", panel=DOWNLOAD, identity=False
     )
-    max_bytes: int = 50_000_000
+    max_bytes: int = option(50_000_000, "Longest answer in bytes", panel=DOWNLOAD, above=0)
     user_agent_token: str | None = None
     disallowed_header_directives: tuple[str, ...] = ("noai", "noimageai", "noindex", "noimageindex")
     timeout: float = option(10.0, "Seconds for each wait", panel=DOWNLOAD, identity=False, above=0)
     total_timeout: float = option(
-        60.0, "Seconds for a whole request", panel=DOWNLOAD, identity=False, above=0
+        60.0,
+        "Seconds for a whole request, redirects included",
+        panel=DOWNLOAD,
+        identity=False,
+        above=0,
     )
     threads: int = option(
         32, "Requests at a time and worker", panel=DOWNLOAD, identity=False, at_least=1
     )
+    host_requests: int = option(
+        8, "Requests at a time and worker to one host", panel=DOWNLOAD, identity=False, at_least=1
+    )
+    user_agent: str | None = option(
+        None, "The whole User-Agent header", panel=DOWNLOAD, shown="img2dataset's", identity=False
+    )
+    referer: str = option(
+        "none",
+        "The Referer header: none, origin (the address's own) or an address",
+        panel=DOWNLOAD,
+        identity=False,
+    )
+    proxy: str = option(
+        NONE,
+        "none, env (HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, NO_PROXY) or http://host:port",
+        panel=DOWNLOAD,
+        identity=False,
+        recorded=False,
+    )
 
     name = "download"
-    version = 1
+    version = 2
     resource: ClassVar[Resource] = "network"
     rows_per_call = None
     needs = ("url", "image_ref", "source_status", "source_error")
@@ -98,16 +120,44 @@ class Download:
     def __post_init__(self) -> None:
         """Check the ranges: with one of these at 0 every row would fail, one by one."""
         check_options(self)
+        if self.referer not in {"none", "origin"} and addresses.fault_of(self.referer):
+            raise InputError(f"referer is {self.referer!r}; give none, origin or an address")
+        for name in ("user_agent", "referer"):
+            if not _is_header(getattr(self, name) or "-"):
+                raise InputError(f"{name} must be printable ASCII characters, as headers are")
+        if self.proxy not in {NONE, ENV}:
+            Proxy.parse(self.proxy, "--proxy")
 
     @contextlib.contextmanager
     def open(self) -> Iterator[Transform]:
         """Install the guarded opener, and yield the transform."""
-        limits = Limits(self.allow_private_hosts, self.total_timeout, self.max_bytes)
         resizer = make_resizer(self.resize)
-        with guarded_urlopen(limits):
-            yield lambda batch: self._fetch(batch, resizer)
+        with guarded_urlopen(self._limits()) as opener:
+            fetching = Fetching(
+                opener=opener,
+                health=Health(machine_probes(self.allow_private_hosts)),
+                threads=make_room(self.threads),
+                host_requests=self.host_requests,
+                timeout=self.timeout,
+                total_timeout=self.total_timeout,
+            )
+            yield lambda batch: self._fetch(batch, fetching, resizer)
 
-    def _fetch(self, batch: pa.RecordBatch, resizer: Any) -> pa.RecordBatch:  # img2dataset's class
+    def _limits(self) -> Limits:
+        return Limits(
+            allow_private_hosts=self.allow_private_hosts,
+            total_seconds=self.total_timeout,
+            max_bytes=self.max_bytes,
+            proxy=self.proxy,
+            user_agent=self.user_agent,
+            referer=self.referer,
+            token=self.user_agent_token,
+            opt_outs=self.disallowed_header_directives,
+        )
+
+    def _fetch(
+        self, batch: pa.RecordBatch, fetching: Fetching, resizer: Any
+    ) -> pa.RecordBatch:  # img2dataset's class
         statuses = batch.column("source_status").to_pylist()
         reasons = batch.column("source_error").to_pylist()
         refs = batch.column("image_ref").to_pylist()
@@ -115,71 +165,36 @@ class Download:
         ok = [status in {schema.SOURCE_OK, schema.ANOTHER_TEXT} for status in statuses]
         remote = [place for place, ref in enumerate(refs) if ok[place] and ref is None]
         rows: list[_Fetched] = [
-            {"status": status, "error_message": reason}
+            {"status": status, "failure": status, "error_message": reason}
             for status, reason in zip(statuses, reasons, strict=True)
         ]
         # Rows of one image, which differ in their texts, share one request.
         wanted = list(dict.fromkeys(urls[place].strip() for place in remote))
-        fetched = dict(zip(wanted, self._download(wanted, resizer), strict=True))
+        fetched = dict(zip(wanted, self._download(wanted, fetching, resizer), strict=True))
         for place in remote:
             rows[place] = fetched[urls[place].strip()]
         for place, ref in enumerate(refs):
             if ok[place] and ref is not None:
                 rows[place] = _ingest(ref, resizer)
-        for row in rows:
-            row["failure"] = _failure(row["status"], row.get("error_message"))
         arrays = [pa.array([row.get(f.name) for row in rows], f.type) for f in schema.DOWNLOAD]
         return pa.record_batch(arrays, schema=schema.DOWNLOAD)
 
-    def _download(self, urls: list[str], resizer: Any) -> list[_Fetched]:  # as above
+    def _download(self, urls: list[str], fetching: Fetching, resizer: Any) -> list[_Fetched]:
         """Run img2dataset's downloader over `urls`; returns one row each, in order."""
-        if not urls:
-            return []
-        from img2dataset.downloader import Downloader
-
         rows: list[_Fetched] = [
-            {"status": schema.FAILED_TO_DOWNLOAD, "error_message": _LOST} for _ in urls
+            {"status": schema.FAILED_TO_DOWNLOAD, **_fault(Reason("machine", _LOST))} for _ in urls
         ]
-        with tempfile.TemporaryDirectory(prefix="capfilt-") as folder:
-            shard_file = str(Path(folder) / "shard.feather")
-            _write_feather(urls, shard_file)
-            downloader = Downloader(
-                sample_writer_class=_collector(rows),
-                resizer=resizer,
-                thread_count=self.threads,
-                save_caption=False,
-                extract_exif=True,
-                output_folder=folder,
-                column_list=["url"],
-                timeout=self.timeout,
-                number_sample_per_shard=len(urls),
-                oom_shard_count=1,
+        if urls:
+            quiet_dependencies()
+            fetching.run(
+                urls,
+                _collector(rows),
+                resizer,
                 compute_hash="sha256",
-                verify_hash_type=None,
                 encode_format=self.resize.encode_format,
-                retries=0,
                 user_agent_token=self.user_agent_token,
-                disallowed_header_directives=list(self.disallowed_header_directives) or None,
             )
-            downloader.download_shard((0, shard_file))
         return rows
-
-
-def can_pass(error_message: str | None) -> bool:
-    """Say whether a failed download may succeed later: time-outs, 5xx, 429, connection errors."""
-    return error_message is not None and _PASSING.search(error_message) is not None
-
-
-def _failure(status: str, message: str | None) -> str | None:
-    """Return the kind of a failure, as far as img2dataset's words tell it."""
-    if status not in {schema.FAILED_TO_DOWNLOAD, schema.FAILED_TO_RESIZE}:
-        return None if status == schema.SUCCESS else status
-    if status == schema.FAILED_TO_RESIZE:
-        return "not_an_image"
-    if found := re.search(r"HTTP Error (\d{3})", message or ""):
-        return http_failure(int(found[1]))
-    words = {"timed out": "timeout", "Connection refused": "refused", "public": "private_address"}
-    return next((kind for word, kind in words.items() if word in (message or "")), None)
 
 
 def make_resizer(resize: Resize) -> Any:  # img2dataset has no types
@@ -237,10 +252,11 @@ def _ingest(ref: str, resizer: Any) -> _Fetched:  # img2dataset's resizer
     try:
         data = read_image(ref)
     except (InputError, OSError) as error:
-        return {"status": schema.FAILED_TO_DOWNLOAD, "error_message": _reason(str(error))}
+        reason = Reason("missing_file", str(error))
+        return {"status": schema.FAILED_TO_DOWNLOAD, **_fault(reason)}
     image, width, height, original_width, original_height, fault = resizer(io.BytesIO(data))
     if fault is not None:
-        return {"status": schema.FAILED_TO_RESIZE, "error_message": _reason(fault)}
+        return {"status": schema.FAILED_TO_RESIZE, **_fault(fault)}
     return {
         "status": schema.SUCCESS,
         "image": image,
@@ -253,16 +269,30 @@ def _ingest(ref: str, resizer: Any) -> _Fetched:  # img2dataset's resizer
     }
 
 
+def _fault(reason: str | None) -> _Fetched:
+    """Return the columns that say why there is no picture."""
+    kind = reason.failure if isinstance(reason, Reason) else _resizer_kind(reason or "")
+    return {"failure": kind, "error_message": _reason(reason)}
+
+
+def _resizer_kind(words: str) -> str:
+    """Return the kind of what img2dataset's resizer says."""
+    known = {
+        "image too small": "too_small",
+        "aspect ratio too large": "extreme_aspect",
+        "image area too large": "too_many_pixels",
+    }
+    return known.get(words, "not_an_image")
+
+
+def _is_header(text: str) -> bool:
+    return text.isascii() and text.isprintable()
+
+
 def _reason(message: str | None) -> str:
     """Return a failure's message, whole characters only: a server can put anything into it."""
     text = (message or "failed without a message")[:_LONGEST_REASON]
     return text.encode("utf-8", "replace").decode("utf-8")
-
-
-def _write_feather(urls: list[str], path: str) -> None:
-    table = pa.table({"url": urls})
-    with pa.OSFile(path, "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
-        writer.write_table(table)
 
 
 def _collector(rows: list[_Fetched]) -> Callable[..., object]:
@@ -277,7 +307,7 @@ def _collector(rows: list[_Fetched]) -> Callable[..., object]:
             row["image"] = image
             row["image_bytes"] = None if image is None else len(image)
             if image is None:
-                row["error_message"] = _reason(meta["error_message"])
+                row.update(_fault(meta["error_message"]))
             rows[int(key)] = row
 
         def close(self) -> None:
