@@ -13,6 +13,8 @@
 A row that fails raises nothing: it stays in its shard with a status and a reason.
 """
 
+import contextlib
+import signal
 from typing import Final
 
 EXIT_CODES: Final = {
@@ -80,3 +82,12 @@ class WorkerError(StorageError):
 class MachineError(StorageError):
     """This machine cannot fetch: it lacks network, open files, memory or threads. Nothing of the
     shard was written, so that no page is blamed; run again when it can."""
+
+
+def ended(code: int | None) -> str:
+    """Say how a process ended, by its exit code (negative: the signal)."""
+    if code is None or code >= 0:
+        return f"exit code {code}"
+    with contextlib.suppress(ValueError):
+        return f"signal {-code} ({signal.Signals(-code).name})"
+    return f"signal {-code}"

@@ -2,6 +2,9 @@
 
 A stage is a frozen dataclass; its fields are its configuration and its identity. It loads
 nothing until `open()`, so planning, `status` and `--help` never import torch.
+
+A stage whose version rises says why in a class attribute `changes` (version -> a clause that goes
+on after "because"): a run that does old shards again tells it (see outdated.py).
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence

@@ -11,6 +11,7 @@ from capfilt.engine import attempts
 from capfilt.engine import passes as engine
 from capfilt.engine.finish import Finished, finish
 from capfilt.engine.garbage import Garbage, find_garbage, remove
+from capfilt.engine.outdated import outdated
 from capfilt.engine.passes import Progress, Resources
 from capfilt.engine.plan import Plan, RunReader
 from capfilt.engine.status import (
@@ -410,11 +411,13 @@ def plan(
 def _check_models(
     ledger: Ledger, recipe: Round, plan_: Plan, resources: Resources, say: Say
 ) -> None:
-    """Load each model that has work to do, once, before the download and not after it.
+    """Say what is done again; load each model that has work to do, before the download.
 
     Raises:
         ModelError: a checkpoint is incomplete or of the wrong kind.
     """
+    for line in outdated(plan_, ledger):
+        say(line)
     if engine.check_models(plan_, ledger):
         hint = engine.precision_hint(recipe.models, recipe.precisions, resources.devices)
         if hint is not None:

@@ -5,18 +5,17 @@ once in each process, so a model is loaded once and serves all shards of that wo
 """
 
 import contextlib
-import ctypes
 import multiprocessing
 import os
 import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, FIRST_EXCEPTION, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol, TypeAlias, runtime_checkable
 
 from capfilt.errors import WorkerError
 from capfilt.process import temporary
@@ -25,10 +24,16 @@ from capfilt.process.signals import kill_children, leave_to_parent
 from capfilt.process.temporary import private_folder
 
 if TYPE_CHECKING:
+    import ctypes
     from multiprocessing.sharedctypes import Synchronized
 
 _POLL_SECONDS: Final = 0.2
+_DIED: Final = (
+    "a worker process died; finished shards are kept. It was killed (out of memory is the usual "
+    "reason: try fewer --workers) or crashed in native code. Run the same command again to go on."
+)
 
+_Numbers: TypeAlias = "ctypes.Array[ctypes.c_longlong]"
 Advance = Callable[[int], None]  # told how many rows have gone by, as they go
 
 
@@ -37,6 +42,14 @@ class Job(Protocol):
 
     def open(self, worker: int, advance: Advance) -> AbstractContextManager[Callable[[str], None]]:
         """Load what it needs; yields a function that does one shard. `worker` counts from 0."""
+
+
+@runtime_checkable
+class Rescuable(Protocol):
+    """A job that can do a shard again which has ended its worker."""
+
+    def rescue(self, shard: str) -> None:
+        """Do the shard, whatever there is in it that ends a process."""
 
 
 class Executor(Protocol):
@@ -66,39 +79,55 @@ class Processes:
     count: int
 
     def run(self, job: Job, shards: Sequence[str], advance: Advance) -> None:
-        """Do all shards, in any order.
+        """Do all shards, in any order. A shard that ends its worker is rescued by the job.
 
         Raises:
-            WorkerError: a worker process died (killed, or crashed in native code).
+            WorkerError: a worker process died (killed, or crashed in native code), and the job
+                cannot do its shard another way.
         """
-        count = min(self.count, len(shards))
-        if count <= 1:
+        if min(self.count, len(shards)) <= 1:
             Serial().run(job, shards, advance)
             return
-        packed, others = pack(job), set(multiprocessing.active_children())
+        packed, left = pack(job), list(shards)
         start_tracker()
+        while left:
+            left = self._run_to_a_death(job, packed, left, advance)
+
+    def _run_to_a_death(
+        self, job: Job, packed: Packed, shards: Sequence[str], advance: Advance
+    ) -> list[str]:
+        """Run a pool to its end, or to the first death; returns the shards that are left then.
+
+        A pool that has lost a worker ends the others. What each of them was at is rescued, and
+        all but one succeed at once.
+        """
+        count, others = min(self.count, len(shards)), set(multiprocessing.active_children())
         context = multiprocessing.get_context("spawn")
         ticks = context.Array("q", count, lock=False)  # a slot a worker: no lock to die with
+        held = context.Array("q", count, lock=False)  # which shard each is at, counted from 1
         begun = context.Value("i", 0)
+        done: set[str] = set()
         with private_folder() as folder, _polling(ticks, advance):
             pool = ProcessPoolExecutor(
-                count, context, _start_worker, (packed, str(folder), ticks, begun)
+                count, context, _start_worker, (packed, str(folder), ticks, held, begun)
             )
             try:
-                _drain(pool, shards, 2 * count, packed)
+                _drain(pool, shards, 2 * count, packed, done)
+                return []
             except BrokenProcessPool as error:
                 if not begun.value:
                     raise WorkerError(why_not_begun(packed)) from error
-                raise WorkerError(
-                    "a worker process died; finished shards are kept. It was killed (out of "
-                    "memory is the usual reason: try fewer --workers) or crashed in native code. "
-                    "Run the same command again to go on."
-                ) from error
+                if not any(held) or not isinstance(job, Rescuable):
+                    raise WorkerError(_DIED) from error
             except KeyboardInterrupt:
                 kill_children(others)  # what is in flight is not published, so nothing is torn
                 raise
             finally:
                 pool.shutdown(wait=True, cancel_futures=True)
+        suspects = [shards[place - 1] for place in held if place]
+        for shard in suspects:
+            job.rescue(shard)
+        return [shard for shard in shards if shard not in done and shard not in suspects]
 
 
 def rank_slice(shards: Sequence[str], rank: int, world_size: int) -> list[str]:
@@ -106,22 +135,32 @@ def rank_slice(shards: Sequence[str], rank: int, world_size: int) -> list[str]:
     return list(shards[rank::world_size])
 
 
-def _drain(pool: ProcessPoolExecutor, shards: Sequence[str], window: int, packed: Packed) -> None:
+def _drain(
+    pool: ProcessPoolExecutor,
+    shards: Sequence[str],
+    window: int,
+    packed: Packed,
+    done: set[str],
+) -> None:
     """Keep `window` shards in flight, so that millions of shards make no million futures."""
-    pending: set[Future[None]] = set()
-    for shard in shards:
+    pending: dict[Future[None], str] = {}
+    for place, shard in enumerate(shards, start=1):
         with launching(packed):  # the pool starts its processes when it is given work
-            pending.add(pool.submit(_do_shard, shard))
+            pending[pool.submit(_do_shard, place, shard)] = shard
         if len(pending) >= window:
-            done, pending = wait(pending, return_when=FIRST_COMPLETED)
-            for future in done:
-                future.result()
-    for future in pending:
+            _collect(pending, done, FIRST_COMPLETED)
+    _collect(pending, done, FIRST_EXCEPTION)
+
+
+def _collect(pending: dict[Future[None], str], done: set[str], when: str) -> None:
+    """Wait, and move what has succeeded from `pending` to `done`."""
+    for future in wait(pending, return_when=when).done:
         future.result()
+        done.add(pending.pop(future))
 
 
 @contextlib.contextmanager
-def _polling(ticks: "ctypes.Array[ctypes.c_longlong]", advance: Advance) -> Iterator[None]:
+def _polling(ticks: _Numbers, advance: Advance) -> Iterator[None]:
     """Pass what workers count to `advance`, from a thread of this process."""
     stop = threading.Event()
 
@@ -147,15 +186,12 @@ def _polling(ticks: "ctypes.Array[ctypes.c_longlong]", advance: Advance) -> Iter
 
 # --- in the worker process
 
-_work: Final = queue.SimpleQueue[Callable[[str], None]]()  # holds the opened job, once
+_work: Final = queue.SimpleQueue[Callable[[int, str], None]]()  # holds the opened job, once
 _open_jobs: Final = contextlib.ExitStack()  # never closed: the process's end frees everything
 
 
 def _start_worker(
-    packed: Packed,
-    folder: str,
-    ticks: "ctypes.Array[ctypes.c_longlong]",
-    counter: "Synchronized[int]",
+    packed: Packed, folder: str, ticks: _Numbers, held: _Numbers, counter: "Synchronized[int]"
 ) -> None:
     leave_to_parent()
     temporary.use(Path(folder))
@@ -168,7 +204,14 @@ def _start_worker(
     def advance(rows: int) -> None:
         ticks[worker] += rows
 
-    _work.put(_open_jobs.enter_context(job.open(worker, advance)))
+    do = _open_jobs.enter_context(job.open(worker, advance))
+
+    def do_and_tell(place: int, shard: str) -> None:
+        held[worker] = place
+        do(shard)
+        held[worker] = 0
+
+    _work.put(do_and_tell)
 
 
 def _die_with_parent() -> None:
@@ -179,9 +222,9 @@ def _die_with_parent() -> None:
         os._exit(1)
 
 
-def _do_shard(shard: str) -> None:
+def _do_shard(place: int, shard: str) -> None:
     do = _work.get()
     try:
-        do(shard)
+        do(place, shard)
     finally:
         _work.put(do)

@@ -17,15 +17,29 @@ from typing import Any
 
 import pyarrow as pa
 
+from capfilt.engine.deaths import Attempts
 from capfilt.engine.executors import Advance
+from capfilt.engine.isolation import compute_isolated
 from capfilt.engine.plan import Plan, Planned, RunReader, is_barrier
-from capfilt.errors import CapfiltError, PlanError
+from capfilt.engine.transforms import (
+    Slice,
+    check_aligned,
+    columns_before,
+    slice_rows,
+    slices,
+    transformed,
+    widened,
+)
+from capfilt.errors import PlanError
 from capfilt.ledger import source
 from capfilt.ledger.ledger import Ledger, Receipt
 from capfilt.ledger.source import rows_of
 from capfilt.ledger.tally import ORIGIN, Tally, tally
 from capfilt.stage import Transform
-from capfilt.stages.decoding import ImageTransform, SliceImages, threads_for
+from capfilt.stages.decoding import ImageTransform, threads_for
+
+# The columns that each stage adds, in slices, and the seconds that it took.
+_Outputs = tuple[dict[str, list[pa.RecordBatch]], dict[str, float]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +57,6 @@ class PassJob:
     @contextlib.contextmanager
     def open(self, worker: int, advance: Advance) -> Iterator[Callable[[str], None]]:
         """Yield a function that advances one shard. Stages are opened when first needed."""
-        device = self.devices[worker % len(self.devices)]
-        reader = RunReader(Ledger(Path(self.root)), self.plan)
         with contextlib.ExitStack() as held:
             transforms: dict[str, Transform] = {}
 
@@ -54,10 +66,46 @@ class PassJob:
                     transforms[planned.id] = held.enter_context(stage.open())
                 return transforms[planned.id]
 
-            stages = tuple(_on_device(planned, device) for planned in self.stages)
-            threads = threads_for(device, len(self.devices))
+            reader, stages = self._reader(), self._stages_on(worker)
+            threads = threads_for(self.devices[worker % len(self.devices)], len(self.devices))
             pool = held.enter_context(ThreadPoolExecutor(threads)) if threads else None
-            yield lambda shard: advance_shard(reader, stages, shard, opened, advance, pool)
+
+            def do(shard: str) -> None:
+                if self._attempts.is_deadly(self._work(shard)):
+                    self.rescue(shard)
+                    return
+                with self._attempts.noted(self._work(shard)):
+                    advance_shard(reader, stages, shard, opened, advance, pool)
+
+            yield do
+
+    def rescue(self, shard: str) -> None:
+        """Advance a shard that has ended its worker; rows that end a process are booked."""
+        reader = self._reader()
+
+        def compute(missing: tuple[Planned, ...]) -> _Outputs:
+            began = time.perf_counter()
+            work = reader.read(shard, columns_before(missing))
+            outputs = compute_isolated(missing, work, shard)
+            each = (time.perf_counter() - began) / len(missing)
+            return outputs, dict.fromkeys(outputs, each)
+
+        _publish_missing(reader, self._stages_on(0), shard, compute)
+        self._attempts.forget(self._work(shard))
+
+    @property
+    def _attempts(self) -> Attempts:
+        return Attempts(Path(self.root))
+
+    def _work(self, shard: str) -> str:
+        return f"{self.stages[0].id}~{shard}"
+
+    def _reader(self) -> RunReader:
+        return RunReader(Ledger(Path(self.root)), self.plan)
+
+    def _stages_on(self, worker: int) -> tuple[Planned, ...]:
+        device = self.devices[worker % len(self.devices)]
+        return tuple(_on_device(planned, device) for planned in self.stages)
 
 
 def advance_shard(
@@ -70,15 +118,31 @@ def advance_shard(
 ) -> None:
     """Run those stages of a pass that have not done this shard, and commit their columns.
 
-    Where another process has published one of them meanwhile, what was computed here from our own
-    copy of that column is thrown away: it must be computed from the published one. `pool` decodes
-    pictures ahead of their turn; None: nothing does.
+    `pool` decodes pictures ahead of their turn; None: nothing does.
 
     Raises:
         CapfiltError: with the shard and the stage named, whatever a stage raised.
     """
+
+    def compute(missing: tuple[Planned, ...]) -> _Outputs:
+        return _computed(reader, missing, shard, opened, advance, pool)
+
+    _publish_missing(reader, stages, shard, compute)
+
+
+def _publish_missing(
+    reader: RunReader,
+    stages: tuple[Planned, ...],
+    shard: str,
+    compute: Callable[[tuple[Planned, ...]], _Outputs],
+) -> None:
+    """Compute and commit the columns that a shard misses.
+
+    Where another process has published one of them meanwhile, what was computed here from our own
+    copy of that column is thrown away: it must be computed from the published one.
+    """
     while missing := tuple(p for p in stages if not reader.ledger.has(p.id, shard)):
-        outputs, seconds = _computed(reader, missing, shard, opened, advance, pool)
+        outputs, seconds = compute(missing)
         for planned in missing:
             table = pa.Table.from_batches(outputs[planned.id], planned.stage.adds)
             if not commit(reader.ledger, planned, shard, table, seconds[planned.id]):
@@ -92,22 +156,22 @@ def _computed(
     opened: Callable[[Planned], Transform],
     advance: Advance,
     pool: Executor | None,
-) -> tuple[dict[str, list[pa.RecordBatch]], dict[str, float]]:
+) -> _Outputs:
     """Return the columns that each stage adds, in slices, and the seconds that it took."""
-    work = reader.read(shard, _columns_before(missing))
+    work = reader.read(shard, columns_before(missing))
     outputs: dict[str, list[pa.RecordBatch]] = {planned.id: [] for planned in missing}
     seconds = dict.fromkeys(outputs, 0.0)
-    parts = [_Slice(part) for part in _slices(work, _slice_rows(missing))]
+    parts = [Slice(part) for part in slices(work, slice_rows(missing))]
     for slice_, following in zip_longest(parts, parts[1:]):
         if following is not None and pool is not None:
             _look_ahead([opened(planned) for planned in missing], following, pool)
         batch = slice_.rows
         for planned in missing:
             began = time.perf_counter()
-            added = _transformed(planned, opened(planned), batch, slice_, shard)
+            added = transformed(planned, opened(planned), batch, shard, slice_)
             seconds[planned.id] += time.perf_counter() - began
             outputs[planned.id].append(added)
-            batch = _widened(batch, added)
+            batch = widened(batch, added)
         advance(batch.num_rows)
         slice_.images = None  # with it go its pixels, and what models keep of them
     return outputs, seconds
@@ -127,7 +191,7 @@ def solve_barrier(reader: RunReader, planned: Planned, advance: Advance) -> None
     began = time.perf_counter()
     tables = (reader.read(shard, stage.needs) for shard in reader.shards)
     for shard, added in zip(reader.shards, stage.solve(tables), strict=True):
-        _check_aligned(planned, added, rows_of([shard], reader.ledger), shard)
+        check_aligned(planned, added, rows_of([shard], reader.ledger), shard)
         table = pa.Table.from_batches([added], stage.adds)
         commit(reader.ledger, planned, shard, table, time.perf_counter() - began)
         began = time.perf_counter()
@@ -143,56 +207,14 @@ def commit(ledger: Ledger, planned: Planned, shard: str, table: pa.Table, second
         table.num_rows,
         round(seconds, 4),
         _status_counts(table),
+        version=planned.stage.version,
         failures=failed.kinds,
         failing_hosts=failed.hosts,
     )
     return ledger.commit(receipt, table)
 
 
-def _transformed(
-    planned: Planned, transform: Transform, batch: pa.RecordBatch, slice_: "_Slice", shard: str
-) -> pa.RecordBatch:
-    stage = planned.stage
-    needed = batch.select(list(stage.needs))
-    try:
-        if isinstance(transform, ImageTransform):
-            added = transform(needed, slice_.pictures(needed))
-        else:
-            added = transform(needed)
-    except CapfiltError:
-        raise
-    except Exception as error:
-        raise CapfiltError(
-            f"stage {planned.id} failed on shard {shard}: {type(error).__name__}: {error}. "
-            "Nothing of this shard was written; other shards are kept"
-        ) from error
-    _check_aligned(planned, added, batch.num_rows, shard)
-    return added
-
-
-def _check_aligned(planned: Planned, added: pa.RecordBatch, rows: int, shard: str) -> None:
-    if added.num_rows != rows or added.schema != planned.stage.adds:
-        raise PlanError(
-            f"stage {planned.id} returned {added.num_rows} rows of {added.schema.names} for "
-            f"{rows} rows of shard {shard}; it must add {planned.stage.adds.names} to each row"
-        )
-
-
-@dataclass(slots=True)
-class _Slice:
-    """Rows that go through the stages of a pass together, and their pictures."""
-
-    rows: pa.RecordBatch
-    images: SliceImages | None = None
-
-    def pictures(self, batch: pa.RecordBatch) -> SliceImages:
-        """Return the slice's pictures, which `batch` has."""
-        if self.images is None:
-            self.images = SliceImages(batch.column("image"))
-        return self.images
-
-
-def _look_ahead(transforms: list[Transform], following: _Slice, pool: Executor) -> None:
+def _look_ahead(transforms: list[Transform], following: Slice, pool: Executor) -> None:
     """Begin to decode the next slice's pictures as its stages will want them."""
     if "image" not in following.rows.schema.names:
         return
@@ -210,31 +232,11 @@ def _on_device(planned: Planned, device: str) -> Planned:
     return planned
 
 
-def _columns_before(stages: tuple[Planned, ...]) -> list[str]:
-    """Return the columns that must be read: needed by a stage, and not added within the pass."""
-    wanted: dict[str, None] = {}
-    added: set[str] = set()
-    for planned in stages:
-        wanted.update(dict.fromkeys(n for n in planned.stage.needs if n not in added))
-        added.update(planned.stage.adds.names)
-    return list(wanted)
-
-
-def _slice_rows(stages: tuple[Planned, ...]) -> int | None:
-    sizes = [getattr(planned.stage, "rows_per_call", None) for planned in stages]
-    return None if None in sizes else min(size for size in sizes if size is not None)
-
-
-def _slices(table: pa.Table, rows: int | None) -> Iterator[pa.RecordBatch]:
-    step = rows or max(table.num_rows, 1)
-    for start in range(0, table.num_rows, step):
-        yield table.slice(start, step).combine_chunks().to_batches()[0]
-
-
-def _widened(batch: pa.RecordBatch, added: pa.RecordBatch) -> pa.RecordBatch:
-    return pa.RecordBatch.from_arrays(
-        [*batch.columns, *added.columns], schema=pa.schema([*batch.schema, *added.schema])
-    )
+def _status_counts(table: pa.Table) -> dict[str, int]:
+    if "status" not in table.schema.names:
+        return {}
+    counted = table.column("status").value_counts().to_pylist()
+    return {entry["values"]: entry["counts"] for entry in counted}
 
 
 def _tally(ledger: Ledger, shard: str, table: pa.Table) -> Tally:
@@ -243,10 +245,3 @@ def _tally(ledger: Ledger, shard: str, table: pa.Table) -> Tally:
     if "failure" not in table.schema.names or not failed.kinds:
         return failed
     return tally(table, ledger.read(source.STAGE, shard, ORIGIN))
-
-
-def _status_counts(table: pa.Table) -> dict[str, int]:
-    if "status" not in table.schema.names:
-        return {}
-    counted = table.column("status").value_counts().to_pylist()
-    return {entry["values"]: entry["counts"] for entry in counted}

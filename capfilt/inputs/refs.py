@@ -59,6 +59,10 @@ def _encode(*parts: str | int) -> str:
     return json.dumps(parts, separators=(",", ":"), ensure_ascii=True)
 
 
+class ChangedFile(InputError):
+    """The file of a local image is not the one that the input named."""
+
+
 def read_image(ref: str) -> bytes:
     """Return the encoded image that `ref` (an `image_ref` of an input) means.
 
@@ -101,7 +105,7 @@ def _open_unchanged(path: str, size: int, mtime_ns: int) -> Iterator[BinaryIO]:
         if not stat.S_ISREG(status.st_mode):
             raise InputError(f"{path}: not a regular file any more")
         if (status.st_size, status.st_mtime_ns) != (size, mtime_ns):
-            raise InputError(f"{path}: changed since the input was read; run with the input again")
+            raise ChangedFile(f"{path}: changed since the input was read; run with the input again")
         yield file
 
 

@@ -35,6 +35,8 @@ class Receipt:
     `seconds` is the wall-clock time that the stage spent on this shard; `counts` says how many
     rows have each status, where the stage has one. `failures` (funnel's reason -> kind -> rows) and
     `failing_hosts` (host -> kind -> rows) count the rows that failed; see tally.py.
+    rows have each status, where the stage has one. `version` is the stage's; files from before it
+    was written say 1.
     """
 
     stage: str
@@ -42,6 +44,7 @@ class Receipt:
     rows: int
     seconds: float = 0.0
     counts: dict[str, int] = field(default_factory=dict)
+    version: int = 1
     capfilt: str = __version__
     data_bytes: int = 0
     data_sha256: str = ""

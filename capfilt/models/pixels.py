@@ -1,12 +1,13 @@
 """From encoded bytes to the pixels that a model sees."""
 
-import io
 import re
 from typing import Final, Literal
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
+
+from capfilt.pixels import as_seen, open_image
 
 # How an image becomes a square: `squash` scales its edges apart, `crop` scales the shorter edge and
 # cuts the middle out.
@@ -25,7 +26,7 @@ class UndecodableImage(ValueError):
 
 
 def load_rgb(data: bytes, side: int, framing: Framing = "squash") -> npt.NDArray[np.uint8]:
-    """Decode, convert to RGB and bring to (side, side, 3) by bicubic resampling.
+    """Decode as a viewer shows it (see `pixels`); bring to (side, side, 3) by bicubic resampling.
 
     `squash` is BLIP's preprocessing short of the normalisation (BLIP repository,
     `transform_test`), `crop` is CLIP's (CLIP repository, `_transform`). The array is read-only.
@@ -34,9 +35,9 @@ def load_rgb(data: bytes, side: int, framing: Framing = "squash") -> npt.NDArray
         UndecodableImage: with the decoder's reason, the same for the same bytes.
     """
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with open_image(data) as image:
             image.draft("RGB", (_SPARE * side, _SPARE * side))
-            square = _square(image.convert("RGB"), side, framing)
+            square = _square(as_seen(image), side, framing)
     except Exception as error:  # decoders of hostile bytes raise anything
         reason = _OBJECT.sub("", str(error))
         raise UndecodableImage(f"{type(error).__name__}: {reason}") from error

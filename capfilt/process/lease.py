@@ -167,7 +167,7 @@ def abandoned(folder: Path) -> list[Path]:
             continue
         lease = folder / f"{writer}{SUFFIX}"
         if writer not in gone and lease.exists():
-            gone[writer] = _is_abandoned(lease)
+            gone[writer] = is_abandoned(lease)
         if gone[writer] if writer in gone else _is_silent(entry):
             found.append(entry)
     return found
@@ -180,7 +180,7 @@ def sweep(folder: Path) -> None:
         OSError: the folder cannot be read.
     """
     remove(abandoned(folder))
-    remove(path for path in _entries(folder) if path.suffix == SUFFIX and _is_abandoned(path))
+    remove(path for path in _entries(folder) if path.suffix == SUFFIX and is_abandoned(path))
 
 
 def remove(paths: Iterable[Path]) -> None:
@@ -209,9 +209,19 @@ def lock(descriptor: int, how: int) -> bool | None:
 def _taken(folder: Path) -> Lease:
     # Host and process are for people. The name is short, since sockets lie in such folders.
     writer = f"{socket.gethostname()[:16]}~{os.getpid()}~{uuid.uuid4().hex[:12]}"
-    path = folder / f"{writer}{SUFFIX}"
+    return Lease(folder, writer, take(folder / f"{writer}{SUFFIX}"))
+
+
+def take(path: Path) -> int:
+    """Create a file that is locked while this process lives; returns its descriptor.
+
+    `is_abandoned` tells others of the process's end. Makes the folder where that is missing.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
     while True:
-        folder.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         try:
             descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o644)
         except FileNotFoundError:  # the folder was empty, and its last user removed it
@@ -224,10 +234,11 @@ def _taken(folder: Path) -> Lease:
     if locked:
         with contextlib.suppress(OSError):  # a full disk; what is written next tells of it
             os.write(descriptor, _seen_from(descriptor))
-    return Lease(folder, writer, descriptor)
+    return descriptor
 
 
-def _is_abandoned(lease: Path) -> bool:
+def is_abandoned(lease: Path) -> bool:
+    """Say whether the process is gone that took this file."""
     try:
         descriptor = os.open(lease, os.O_RDONLY)
     except OSError:  # ended meanwhile, or another user's

@@ -11,10 +11,9 @@ from html import escape
 from pathlib import Path
 from typing import Final
 
-from PIL import Image
-
 from capfilt.ledger.publish import Publisher
 from capfilt.ledger.tally import Tally
+from capfilt.pixels import as_seen, open_image
 from capfilt.report.failures import hosts_told, kinds_told
 from capfilt.report.funnel import Funnel
 from capfilt.report.samples import Sample, draw_samples
@@ -187,8 +186,8 @@ def _thumbnail(data: bytes | None) -> str:
         return ""
     out = io.BytesIO()
     try:
-        with Image.open(io.BytesIO(data)) as image:
-            small = image.convert("RGB")
+        with open_image(data) as image:
+            small = as_seen(image)
             small.thumbnail((_THUMBNAIL, _THUMBNAIL))
             small.save(out, "JPEG", quality=80)
     except Exception:  # noqa: BLE001  # decoders of hostile bytes raise anything

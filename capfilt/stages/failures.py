@@ -62,10 +62,11 @@ FAILURES: Final[dict[str, Failure]] = {
             "a picture format that needs more packages",
             remedy="pip install 'capfilt[images]'",
         ),
+        Failure("unsupported_samples", "a type of samples that cannot be shown for certain"),
         Failure("too_many_pixels", "more pixels than the limit"),
         Failure("too_small", "smaller than the minimum size"),
         Failure("extreme_aspect", "longer and narrower than the limit"),
-        Failure("crashed_decoder", "the picture ended the process that decoded it"),
+        Failure("crashed_decoder", "the row ended the process that worked on it"),
         # Local pictures.
         Failure("missing_file", "the file is not there, or cannot be read"),
         Failure("changed_file", "the file is not the one that the input named"),
@@ -76,6 +77,12 @@ FAILURES: Final[dict[str, Failure]] = {
 def http_failure(code: int) -> str:
     """Return the kind of an HTTP status code, `http_404` for one."""
     return f"http_{code:03d}"
+
+
+def split_reason(reason: str) -> tuple[str | None, str]:
+    """Split a resizer's `kind: words` into both; (None, reason) where it begins with no kind."""
+    kind, colon, words = reason.partition(": ")
+    return (kind, words) if colon and kind in FAILURES else (None, reason)
 
 
 def can_pass(failure: str | None) -> bool:

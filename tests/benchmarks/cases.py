@@ -299,6 +299,13 @@ def training(sizes: Sizes) -> list[Line]:
     return step_lines(contests(sizes.steps, sizes.batch, sizes.layers))
 
 
+def resizer(sizes: Sizes) -> list[Line]:
+    """Pictures a second that the download decodes, scales and encodes, against img2dataset's."""
+    from tests.benchmarks.pictures import resizer_lines
+
+    return resizer_lines(sizes.pictures)
+
+
 CASES: Final[Sequence[Callable[[Sizes], list[Line]]]] = (
     stages,
     overhead,
@@ -308,4 +315,5 @@ CASES: Final[Sequence[Callable[[Sizes], list[Line]]]] = (
     memory_large,
     reader,
     training,
+    resizer,
 )

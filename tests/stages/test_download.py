@@ -1,11 +1,15 @@
 """The download stage against a real server: every fault costs its own row, and no more."""
 
+import io
+import json
 import urllib.error
 import urllib.request
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pytest
+from PIL import Image, ImageOps
 
 from capfilt import schema
 from capfilt.simweb.corruption import Noise
@@ -164,3 +168,70 @@ def test_images_are_resized_as_asked() -> None:
             assert row["error_message"] == "image too small"
         else:
             assert min(int(str(row["width"])), int(str(row["height"]))) == 64
+
+
+def _exif_jpeg(orientation: int) -> bytes:
+    exif, out = Image.Exif(), io.BytesIO()
+    exif[0x0112], exif[0x010F] = orientation, "a camera"
+    image = Image.new("RGB", (90, 60), "white")
+    image.paste((200, 30, 30), (0, 0, 90, 20))
+    image.save(out, "JPEG", exif=exif)
+    return out.getvalue()
+
+
+def _local_ref(file: Path) -> str:
+    status = file.stat()
+    return json.dumps(["file", str(file), status.st_size, status.st_mtime_ns])
+
+
+def test_fetched_and_local_pictures_are_turned_and_fail_alike(tmp_path: Path) -> None:
+    files = {
+        "turned.jpg": _exif_jpeg(6),
+        "cut.jpg": _exif_jpeg(1)[:-300],
+        "page.jpg": b"<html>gone</html>",
+        "empty.jpg": b"",
+    }
+    for name, data in files.items():
+        (tmp_path / name).write_bytes(data)
+    count = len(files)
+    with WebServer(CLEAN, folder=tmp_path) as server:
+        fetched = fetch(PATIENT, batch([server.url(name) for name in files]))
+    columns = {
+        "url": list(files),
+        "image_ref": [_local_ref(tmp_path / name) for name in files],
+        "source_status": [schema.SOURCE_OK] * count,
+        "source_error": [None] * count,
+    }
+    arrays = [pa.array(values, pa.string()) for values in columns.values()]
+    local = fetch(PATIENT, pa.record_batch(arrays, names=list(columns)))
+    for web, disk in zip(fetched, local, strict=True):
+        assert {**web, "exif": None} == {**disk, "exif": None}  # img2dataset's, of fetched ones
+    turned, *failed = local
+    assert [turned[n] for n in ("width", "height", "original_width", "original_height")] == [
+        *(60, 90),
+        *(60, 90),
+    ]
+    assert "a camera" in str(fetched[0]["exif"])
+    assert "Orientation" not in str(fetched[0]["exif"])
+    with Image.open(io.BytesIO(files["turned.jpg"])) as image:
+        upright = np.asarray(ImageOps.exif_transpose(image)).astype(int)
+    assert isinstance(turned["image"], bytes)
+    with Image.open(io.BytesIO(turned["image"])) as stored:
+        assert stored.getexif().get(0x0112) is None
+        assert np.abs(np.asarray(stored).astype(int) - upright).mean() < 3
+    assert [row["failure"] for row in failed] == ["truncated_image", *["not_an_image"] * 2]
+    assert {row["status"] for row in failed} == {schema.FAILED_TO_RESIZE}
+
+
+def test_local_files_that_are_gone_or_changed_are_told_apart(tmp_path: Path) -> None:
+    gone, changed = tmp_path / "gone.jpg", tmp_path / "changed.jpg"
+    for file in (gone, changed):
+        file.write_bytes(_exif_jpeg(1))
+    refs = [_local_ref(file) for file in (gone, changed)]
+    gone.unlink()
+    changed.write_bytes(b"another")
+    columns = {"url": ["a", "b"], "image_ref": refs, "source_status": [schema.SOURCE_OK] * 2}
+    arrays = [pa.array(values, pa.string()) for values in columns.values()]
+    nothing = pa.nulls(2, pa.string())
+    rows = pa.record_batch([*arrays, nothing], names=[*columns, "source_error"])
+    assert [row["failure"] for row in fetch(PATIENT, rows)] == ["missing_file", "changed_file"]

@@ -1,7 +1,6 @@
 """The phash stage: a 64-bit perceptual hash of every image, for finding near-duplicates."""
 
 import contextlib
-import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, Final
@@ -12,6 +11,7 @@ import pyarrow as pa
 from PIL import Image
 
 from capfilt import schema
+from capfilt.pixels import as_seen, open_image
 from capfilt.stage import Resource, Transform
 
 _SIDE: Final = 32
@@ -55,9 +55,9 @@ def phash(data: bytes) -> int | None:
 def gray_thumbnail(data: bytes) -> npt.NDArray[np.float64] | None:
     """Return the luminance of an image at 32 × 32 in [0, 255], None where it cannot be decoded."""
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with open_image(data) as image:
             image.draft("L", (_SIDE * 4, _SIDE * 4))
-            gray = image.convert("L").resize((_SIDE, _SIDE), Image.Resampling.LANCZOS)
+            gray = as_seen(image, "L").resize((_SIDE, _SIDE), Image.Resampling.LANCZOS)
     except Exception:  # noqa: BLE001  # decoders of hostile bytes raise anything
         return None
     return np.asarray(gray, np.float64)

@@ -1,5 +1,6 @@
 """The download stage: pictures from the web, by img2dataset over a guarded door, or from files."""
 
-from capfilt.stages.download.stage import Download, Resize, ResizeMode, make_resizer
+from capfilt.stages.download.resizer import Resize, ResizeMode
+from capfilt.stages.download.stage import Download
 
-__all__ = ["Download", "Resize", "ResizeMode", "make_resizer"]
+__all__ = ["Download", "Resize", "ResizeMode"]

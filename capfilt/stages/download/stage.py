@@ -1,19 +1,20 @@
 """The download stage: the images of a shard, from the web by img2dataset or from local files.
 
-Both ways end in img2dataset's resizer and statuses, so that what comes after cannot tell where an
-image came from. A row that fails keeps its place, with a status and a reason.
+Both ways end in one decoder and img2dataset's statuses, so that what comes after cannot tell where
+an image came from. A row that fails keeps its place, with a status, a kind of failure and a reason.
 """
 
 import contextlib
 import hashlib
 import importlib
 import io
+import json
 import os
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any, ClassVar, Final, Literal
+from typing import Any, ClassVar, Final
 
 import pyarrow as pa
 
@@ -22,41 +23,21 @@ from capfilt.errors import InputError
 from capfilt.inputs import urls as addresses
 from capfilt.option import DOWNLOAD, check_options, option
 from capfilt.stage import Resource, Transform
+from capfilt.stages.download.decoder import DecoderProcess, decoder_process
 from capfilt.stages.download.faults import Reason
 from capfilt.stages.download.fetch import Fetching
 from capfilt.stages.download.health import Health, machine_probes
 from capfilt.stages.download.limits import make_room
 from capfilt.stages.download.opener import Limits, guarded_urlopen
 from capfilt.stages.download.proxy import ENV, NONE, Proxy
+from capfilt.stages.download.resizer import Resize
+from capfilt.stages.failures import split_reason
 
-ResizeMode = Literal["no", "keep_ratio", "center_crop", "border", "keep_ratio_largest"]
 _Fetched = dict[str, Any]  # one row of schema.DOWNLOAD, as img2dataset hands it over; absent: null
 
 _LONGEST_REASON: Final = 300  # characters
 _LOST: Final = "the downloader returned nothing for this row"
-# OpenCV's own limit is 2^30 pixels, three gigabytes for one hostile image.
-_MAX_PIXELS: Final = 1 << 27
-
-
-@dataclass(frozen=True, slots=True)
-class Resize:
-    """img2dataset's resizer: sizes in pixels, area in square pixels, quality 0-100 for JPEG."""
-
-    image_size: int = option(384, "Pixels, as img2dataset has it", panel=DOWNLOAD, above=0)
-    resize_mode: ResizeMode = option("keep_ratio", "As img2dataset has it", panel=DOWNLOAD)
-    resize_only_if_bigger: bool = True
-    encode_format: Literal["jpg", "png", "webp"] = "jpg"
-    encode_quality: int = 95
-    skip_reencode: bool = False
-    min_image_size: int = option(0, "Least shorter side in pixels", panel=DOWNLOAD, at_least=0)
-    max_image_area: float = float(_MAX_PIXELS)
-    max_aspect_ratio: float = option(
-        20.0, "Longest side over the shortest", panel=DOWNLOAD, above=0
-    )
-
-    def __post_init__(self) -> None:
-        """Check the ranges."""
-        check_options(self)
+_ORIENTATION: Final = "Image Orientation"  # as exifread calls it
 
 
 @dataclass(frozen=True)
@@ -112,6 +93,11 @@ class Download:
 
     name = "download"
     version = 2
+    changes: ClassVar[dict[int, str]] = {
+        2: "pictures are stored as a viewer shows them (EXIF orientation, 16 bits, colour "
+        "profiles), cut-off ones are failures, addresses are read as browsers read them, opt-outs "
+        "are honoured on every redirect, and failures have kinds"
+    }
     resource: ClassVar[Resource] = "network"
     rows_per_call = None
     needs = ("url", "image_ref", "source_status", "source_error")
@@ -131,8 +117,8 @@ class Download:
     @contextlib.contextmanager
     def open(self) -> Iterator[Transform]:
         """Install the guarded opener, and yield the transform."""
-        resizer = make_resizer(self.resize)
-        with guarded_urlopen(self._limits()) as opener:
+        self.resize.check_quality()
+        with guarded_urlopen(self._limits()) as opener, decoder_process(self.resize) as decoder:
             fetching = Fetching(
                 opener=opener,
                 health=Health(machine_probes(self.allow_private_hosts)),
@@ -141,7 +127,11 @@ class Download:
                 timeout=self.timeout,
                 total_timeout=self.total_timeout,
             )
-            yield lambda batch: self._fetch(batch, fetching, resizer)
+            yield lambda batch: self._fetch(batch, fetching, decoder)
+
+    def crashed(self, how: str) -> dict[str, object]:
+        """Return the columns of a row that ended its process (see isolation.py)."""
+        return {"status": schema.FAILED_TO_RESIZE, **_fault(f"crashed_decoder: {how}")}
 
     def _limits(self) -> Limits:
         return Limits(
@@ -156,8 +146,8 @@ class Download:
         )
 
     def _fetch(
-        self, batch: pa.RecordBatch, fetching: Fetching, resizer: Any
-    ) -> pa.RecordBatch:  # img2dataset's class
+        self, batch: pa.RecordBatch, fetching: Fetching, decoder: DecoderProcess
+    ) -> pa.RecordBatch:
         statuses = batch.column("source_status").to_pylist()
         reasons = batch.column("source_error").to_pylist()
         refs = batch.column("image_ref").to_pylist()
@@ -170,16 +160,19 @@ class Download:
         ]
         # Rows of one image, which differ in their texts, share one request.
         wanted = list(dict.fromkeys(urls[place].strip() for place in remote))
-        fetched = dict(zip(wanted, self._download(wanted, fetching, resizer), strict=True))
+        fetched = dict(zip(wanted, self._download(wanted, fetching, decoder), strict=True))
         for place in remote:
             rows[place] = fetched[urls[place].strip()]
         for place, ref in enumerate(refs):
             if ok[place] and ref is not None:
-                rows[place] = _ingest(ref, resizer)
+                rows[place] = _ingest(ref, decoder)
+        decoder.check()
         arrays = [pa.array([row.get(f.name) for row in rows], f.type) for f in schema.DOWNLOAD]
         return pa.record_batch(arrays, schema=schema.DOWNLOAD)
 
-    def _download(self, urls: list[str], fetching: Fetching, resizer: Any) -> list[_Fetched]:
+    def _download(
+        self, urls: list[str], fetching: Fetching, decoder: DecoderProcess
+    ) -> list[_Fetched]:
         """Run img2dataset's downloader over `urls`; returns one row each, in order."""
         rows: list[_Fetched] = [
             {"status": schema.FAILED_TO_DOWNLOAD, **_fault(Reason("machine", _LOST))} for _ in urls
@@ -189,7 +182,7 @@ class Download:
             fetching.run(
                 urls,
                 _collector(rows),
-                resizer,
+                decoder,
                 compute_hash="sha256",
                 encode_format=self.resize.encode_format,
                 user_agent_token=self.user_agent_token,
@@ -197,29 +190,9 @@ class Download:
         return rows
 
 
-def make_resizer(resize: Resize) -> Any:  # img2dataset has no types
-    """Build img2dataset's resizer. Sets what its dependencies would otherwise ask the web for."""
-    quiet_dependencies()
-    from img2dataset.resizer import Resizer
-
-    return Resizer(
-        image_size=resize.image_size,
-        resize_mode=resize.resize_mode,
-        resize_only_if_bigger=resize.resize_only_if_bigger,
-        encode_format=resize.encode_format,
-        encode_quality=resize.encode_quality,
-        skip_reencode=resize.skip_reencode,
-        min_image_size=resize.min_image_size,
-        max_image_area=resize.max_image_area,
-        max_aspect_ratio=resize.max_aspect_ratio,
-    )
-
-
 def quiet_dependencies() -> None:
     """Keep what img2dataset imports off the network, quiet, and out of the temporary folder."""
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
-    os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(_MAX_PIXELS))
-    os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
     import_without_wandb()
 
 
@@ -246,16 +219,17 @@ def import_without_wandb() -> None:
         del sys.modules["wandb"]
 
 
-def _ingest(ref: str, resizer: Any) -> _Fetched:  # img2dataset's resizer
+def _ingest(ref: str, decoder: DecoderProcess) -> _Fetched:
     from capfilt.inputs import read_image
+    from capfilt.inputs.refs import ChangedFile
 
     try:
         data = read_image(ref)
     except (InputError, OSError) as error:
-        reason = Reason("missing_file", str(error))
-        return {"status": schema.FAILED_TO_DOWNLOAD, **_fault(reason)}
-    image, width, height, original_width, original_height, fault = resizer(io.BytesIO(data))
-    if fault is not None:
+        kind = "changed_file" if isinstance(error, ChangedFile) else "missing_file"
+        return {"status": schema.FAILED_TO_DOWNLOAD, **_fault(Reason(kind, str(error)))}
+    image, width, height, original_width, original_height, fault = decoder(io.BytesIO(data))
+    if image is None:
         return {"status": schema.FAILED_TO_RESIZE, **_fault(fault)}
     return {
         "status": schema.SUCCESS,
@@ -270,19 +244,18 @@ def _ingest(ref: str, resizer: Any) -> _Fetched:  # img2dataset's resizer
 
 
 def _fault(reason: str | None) -> _Fetched:
-    """Return the columns that say why there is no picture."""
-    kind = reason.failure if isinstance(reason, Reason) else _resizer_kind(reason or "")
-    return {"failure": kind, "error_message": _reason(reason)}
+    """Return the columns that say why there is no picture, from a Reason or `kind: words`."""
+    if isinstance(reason, Reason):
+        return {"failure": reason.failure, "error_message": _reason(reason)}
+    kind, words = split_reason(_reason(reason))
+    return {"failure": kind, "error_message": words}
 
 
-def _resizer_kind(words: str) -> str:
-    """Return the kind of what img2dataset's resizer says."""
-    known = {
-        "image too small": "too_small",
-        "aspect ratio too large": "extreme_aspect",
-        "image area too large": "too_many_pixels",
-    }
-    return known.get(words, "not_an_image")
+def _without_orientation(exif: str | None) -> str | None:
+    """Leave the orientation out of img2dataset's JSON: the stored pixels have it already."""
+    if exif is None or _ORIENTATION not in exif:
+        return exif
+    return json.dumps({k: v for k, v in json.loads(exif).items() if k != _ORIENTATION})
 
 
 def _is_header(text: str) -> bool:
@@ -306,6 +279,7 @@ def _collector(rows: list[_Fetched]) -> Callable[..., object]:
             row = {name: meta.get(name) for name in schema.DOWNLOAD.names}
             row["image"] = image
             row["image_bytes"] = None if image is None else len(image)
+            row["exif"] = _without_orientation(meta.get("exif"))
             if image is None:
                 row.update(_fault(meta["error_message"]))
             rows[int(key)] = row

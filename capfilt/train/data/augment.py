@@ -12,7 +12,6 @@ captions that tell greys apart take `KEEPS_COLOUR`. Cutout, which may hide the v
 out as in BLIP.
 """
 
-import io
 import math
 import re
 from collections.abc import Callable, Mapping
@@ -27,6 +26,7 @@ from PIL import Image, ImageEnhance, ImageOps
 
 from capfilt.errors import InputError
 from capfilt.models.pixels import UndecodableImage
+from capfilt.pixels import as_seen, open_image
 
 Pixels = npt.NDArray[np.uint8]
 Operation = Literal[
@@ -103,8 +103,8 @@ def decode(data: bytes) -> Image.Image:
         UndecodableImage: the message is the class of what the decoder raised.
     """
     try:
-        with Image.open(io.BytesIO(data)) as image:
-            return image.convert("RGB")
+        with open_image(data) as image:
+            return as_seen(image)
     except Exception as error:  # decoders of hostile bytes raise anything
         raise UndecodableImage(type(error).__name__) from error
 
