@@ -48,20 +48,33 @@ def retry(
 def export(
     run_dir: RunDir,
     to: Annotated[Path | None, typer.Option(help="Folder; default: in the run folder")] = None,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Replace another or a damaged export that lies there")
+    ] = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
     **given: Any,  # by flag
 ) -> None:
-    """Write the cleaned dataset of a finished run again, elsewhere or by other figures."""
+    """Write the cleaned dataset of a finished run again, elsewhere or by other figures.
+
+    The run itself stays what it is; `status` lists its exports.
+    """
     with errors():
-        how = verbs.Exporting(to, given)
+        how = verbs.Exporting(to, given, replace)
         show(verbs.export(run_dir, how, progress_bar(quiet), say), as_json)
 
 
-def verify(run_dir: RunDir, as_json: AsJson = False, quiet: Quiet = False) -> None:
+def verify(
+    run_dir: Annotated[Path, typer.Argument(help="The run folder, or an export's")],
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Move what is damaged to `damaged`; run makes it again")
+    ] = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
     """Read everything again and check digests, counts and schemas. Exit code 3 on damage."""
     with errors():
-        found = verbs.verify(run_dir, progress_bar(quiet))
+        found = verbs.verify(run_dir, progress_bar(quiet), repair)
         show(found, as_json)
         if found.problems:
             raise typer.Exit(3)

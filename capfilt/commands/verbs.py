@@ -1,14 +1,16 @@
 """What the verbs of the command line do. Each returns a result that renders itself."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+import shlex
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from capfilt import schema
 from capfilt.engine import attempts
 from capfilt.engine import passes as engine
+from capfilt.engine.exports import ExportStatus, export_statuses, exports_of, plan_of
 from capfilt.engine.finish import Finished, finish
 from capfilt.engine.garbage import Garbage, find_garbage, remove
 from capfilt.engine.outdated import outdated
@@ -21,9 +23,11 @@ from capfilt.engine.status import (
     run_outcome,
     stage_status,
 )
-from capfilt.engine.verify import Problem, verify_ledger
+from capfilt.engine.verify import Problem, damaged_exports, damaged_records, set_aside, verify_run
 from capfilt.errors import InputError, NothingUsableError
 from capfilt.export.kept import kept_of
+from capfilt.export.place import is_export
+from capfilt.export.verify import verify_export
 from capfilt.flags import replaced
 from capfilt.inputs import Input, InputSpec, open_input
 from capfilt.ledger.ledger import Ledger
@@ -40,13 +44,21 @@ from capfilt.ledger.source import (
 from capfilt.ledger.tally import Outcome
 from capfilt.option import WORK, check_options, option
 from capfilt.recipe.options import RoundOptions, build_round, exported_with, warnings_of
-from capfilt.recipe.round import Round, latest_round, plan_round, record_round, recorded_rounds
+from capfilt.recipe.round import (
+    RecordedRound,
+    Round,
+    latest_round,
+    plan_round,
+    record_round,
+    recorded_rounds,
+)
 from capfilt.report.failures import lines_of, plain_failures, why_nothing
 from capfilt.report.funnel import Funnel, count_funnel
 from capfilt.stages.download.notes import fetch_notes
 from capfilt.wording import counted
 
 Say = Callable[[str], None]
+LATEST: Final = "latest"  # the link in a run folder to the export of its latest round
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,14 +142,17 @@ def run_round(
     for note in [] if data.local else fetch_notes(recipe.fetch):
         say(f"note: {note}")
     ledger = _writable(out)
+    _move_away(ledger, damaged_records(ledger), say)
     say(f"input: {data.describe()}")
     with progress("input", data.row_count_hint or 0) as told:
         manifest = cut(data, ledger, recipe.shard_rows, told)
     _check_texts(recipe, manifest)
     say(_input_line(manifest))
     _check_models(ledger, recipe, plan_round(recipe, manifest, ledger), resources, say)
-    record_round(ledger, recipe, manifest.id)
-    return _advance(ledger, recipe, manifest, resources, progress, say)
+    record = record_round(ledger, recipe, manifest.id)
+    plan_ = plan_round(recipe, manifest, ledger)
+    attempts.restore_attempts(ledger, manifest.shards, plan_.planned[0].id)
+    return _advance(ledger, record, manifest, resources, progress, say)
 
 
 def check_run(recipe: Round, out: Path, hardware: Hardware, say: Say) -> Resources:
@@ -186,7 +201,8 @@ def retry(
     say(f"retry: {counted(rows_of(again, ledger), 'row')} to fetch again")
     if not fetch_only:
         _check_models(ledger, recipe, plan, resources, say)
-        return _advance(ledger, recipe, manifest, resources, progress, say)
+        record = dataclasses.replace(record, round=recipe)
+        return _advance(ledger, record, manifest, resources, progress, say)
     engine.run_pass(plan, ledger, (plan.planned[0],), resources, progress)
     came = _fetched(ledger, fetch.id, again)
     return RunResult(str(run_dir), None, run_outcome(ledger, plan), came)
@@ -206,11 +222,13 @@ def _fetched(ledger: Ledger, fetch_id: str, again: list[str]) -> str:
 class Exporting:
     """Where an export goes (None: into the run folder), and the figures that differ from the run's.
 
-    `figures` are options of the policy and of the export by the names of their flags.
+    `figures` are options of the policy and of the export by the names of their flags. `replace`:
+    another or a damaged export in the folder is replaced as a whole.
     """
 
     to: Path | None = None
     figures: Mapping[str, object] = field(default_factory=dict)
+    replace: bool = False
 
 
 def export(run_dir: Path, how: Exporting, progress: Progress, say: Say) -> RunResult:
@@ -222,12 +240,15 @@ def export(run_dir: Path, how: Exporting, progress: Progress, say: Say) -> RunRe
     unfinished = [p.stage.name for p in plan.planned[:-1] if plan.missing(ledger, p)]
     if unfinished:
         raise InputError(f"{run_dir} is not finished ({', '.join(unfinished)}); run it first")
-    if recipe != record.round:
-        record_round(ledger, recipe, manifest.id)
+    _move_away(ledger, damaged_exports(ledger), say)
     engine.advance(plan, ledger, Resources(), progress)
-    return RunResult(
-        str(run_dir), finish(RunReader(ledger, plan), recipe, manifest, how.to, progress, say)
+    reader = RunReader(ledger, plan)
+    done = finish(
+        reader, recipe, manifest, how.to, progress, say, of=record.name, replace=how.replace
     )
+    if how.to is None and recipe == record.round:
+        _point_to_latest(ledger, done, say)
+    return RunResult(str(run_dir), done)
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,7 +258,7 @@ class StatusResult:
     run_dir: str
     described: str
     stages: list[StageStatus]
-    exports: list[str]
+    exports: list[ExportStatus]
     funnel: Funnel | None
     carried: tuple[str, ...] = ()  # columns of the input that the export carries
 
@@ -249,7 +270,7 @@ class StatusResult:
     def text(self) -> str:
         """Return a line a stage, and the funnel where the policy has decided every row."""
         lines = [self.described, *(stage.line() for stage in self.stages)]
-        lines += [f"export: {path}" for path in self.exports]
+        lines += [export.line() for export in self.exports]
         told = [self.funnel.text()] if self.funnel else lines_of(self.outcome.failed)
         nothing = why_nothing(self.outcome)
         told += ["", nothing] if nothing else []
@@ -262,9 +283,9 @@ class StatusResult:
             "run": self.run_dir,
             "input": self.described,
             "stages": [plain_status(stage) for stage in self.stages],
-            "exports": self.exports,
             "failures": plain_failures(self.outcome.failed),
             "carried": list(self.carried),
+            "exports": [asdict(export) for export in self.exports],
             "funnel": None if self.funnel is None else self.funnel.plain(),
         }
 
@@ -275,7 +296,7 @@ def status(run_dir: Path) -> StatusResult:
     record, manifest = latest_round(ledger)
     plan = plan_round(record.round, manifest, ledger)
     stages = [stage_status(ledger, plan, planned) for planned in plan.planned]
-    exports = sorted(str(p.parent) for p in ledger.root.glob("export-*/manifest.json"))
+    exports = export_statuses(ledger)
     decided = not plan.missing(ledger, plan.planned[-1])
     failed = outcome_of(stages).failed
     funnel = count_funnel(RunReader(ledger, plan), manifest.rows, failed) if decided else None
@@ -286,36 +307,51 @@ def status(run_dir: Path) -> StatusResult:
 
 @dataclass(frozen=True, slots=True)
 class VerifyResult:
-    """What is wrong in a run folder; nothing, where `problems` is empty."""
+    """What is wrong in a run folder or an export; nothing, where `problems` is empty.
+
+    `moved`: what was moved away, from where to where.
+    """
 
     run_dir: str
     problems: list[Problem] = field(default_factory=list)
+    moved: list[tuple[str, str]] = field(default_factory=list)
 
     def text(self) -> str:
-        """Return a line a problem."""
+        """Return a line a problem, a line a file that was moved, and what to do."""
         if not self.problems:
             return f"{self.run_dir}: every file is whole and as it was written"
         lines = [f"{p.kind}: {p.path}: {p.detail}" for p in self.problems]
-        return "\n".join([*lines, counted(len(lines), "problem")])
+        lines += [f"moved: {path} -> {place}" for path, place in self.moved]
+        return "\n".join([*lines, f"{counted(len(self.problems), 'problem')}{self._advice()}"])
+
+    def _advice(self) -> str:
+        kinds = {p.kind for p in self.problems}
+        again = "the command that made it, given again, makes what is missing"
+        if self.moved or not kinds & {"damaged", "foreign"}:
+            return f"; {again}" if self.moved or "missing" in kinds else ""
+        command = f"capfilt verify {shlex.quote(self.run_dir)} --repair"
+        return f"; `{command}` moves away what is in the way, and {again}"
 
     def plain(self) -> dict[str, Any]:  # JSON
         """Return the result for machines."""
-        return {"run": self.run_dir, "problems": [asdict(p) for p in self.problems]}
+        return {
+            "run": self.run_dir,
+            "problems": [asdict(p) for p in self.problems],
+            "moved": [{"from": path, "to": place} for path, place in self.moved],
+        }
 
 
-def verify(run_dir: Path, progress: Progress) -> VerifyResult:
-    """Read every file of the latest round again, and its exports."""
-    from capfilt.export import verify_export
+def verify(run_dir: Path, progress: Progress, repair: bool = False) -> VerifyResult:
+    """Read every file of the latest round again and its exports, or an export's folder.
 
+    With `repair`, what is damaged or foreign is moved away, so that it can be made again.
+    """
     ledger = _existing(run_dir)
-    record, manifest = latest_round(ledger)
-    plan = plan_round(record.round, manifest, ledger)
-    rows = rows_of(plan.shards, ledger) * (len(plan.planned) + 1)
-    with progress("verify", rows) as told:
-        problems = verify_ledger(ledger, plan, told, record.round.export.kept)
-    for folder in sorted(ledger.root.glob("export-*")):
-        problems += [Problem(p.kind, p.path, p.detail) for p in verify_export(folder)]
-    return VerifyResult(str(run_dir), problems)
+    if not ledger.stages() and is_export(run_dir):
+        found = [Problem(p.kind, p.path, p.detail) for p in verify_export(run_dir)]
+    else:
+        found = verify_run(ledger, progress)
+    return VerifyResult(str(run_dir), found, set_aside(ledger.publisher, found) if repair else [])
 
 
 @dataclass(frozen=True, slots=True)
@@ -349,12 +385,16 @@ def gc(run_dir: Path, keep: int, yes: bool) -> GcResult:
     plans: list[Plan] = []
     exports: list[str] = []
     beside: list[str] = []
-    for record in recorded_rounds(ledger)[-keep:]:
+    kept_rounds = recorded_rounds(ledger)[-keep:]
+    for record in kept_rounds:
         kept = record.round.export.kept
         beside += [kept.stage] if kept else []
         plan = plan_round(record.round, load_manifest(ledger, record.manifest_id), ledger)
         plans.append(plan)
         exports.append(export_name(plan, record.round))
+    made = exports_of(ledger, {record.name for record in kept_rounds})
+    plans += [plan for plan in (plan_of(ledger, each) for each in made) if plan is not None]
+    exports += [each.place for each in made]
     garbage = find_garbage(ledger, plans, exports, beside)
     if yes:
         remove(garbage)
@@ -426,17 +466,36 @@ def _check_models(
 
 def _advance(
     ledger: Ledger,
-    recipe: Round,
+    record: RecordedRound,
     manifest: SourceManifest,
     resources: Resources,
     progress: Progress,
     say: Say,
 ) -> RunResult:
+    recipe = record.round
+    _move_away(ledger, damaged_exports(ledger), say)
     plan_ = plan_round(recipe, manifest, ledger)
     if not engine.advance(plan_, ledger, resources, progress):
         return RunResult(str(ledger.root), None, run_outcome(ledger, plan_))
-    done = finish(RunReader(ledger, plan_), recipe, manifest, None, progress, say)
+    reader = RunReader(ledger, plan_)
+    done = finish(reader, recipe, manifest, None, progress, say, of=record.name)
+    _point_to_latest(ledger, done, say)
     return RunResult(str(ledger.root), done)
+
+
+def _point_to_latest(ledger: Ledger, done: Finished, say: Say) -> None:
+    """Let `latest` in the run folder lead to the export of its latest round."""
+    if not ledger.publisher.point(LATEST, Path(done.dataset).name):
+        say(
+            f"warning: {ledger.root / LATEST} is not the link to the latest export that it should "
+            "be (a copy that followed links?); remove it, and the next run makes the link"
+        )
+
+
+def _move_away(ledger: Ledger, damaged: Sequence[Problem], say: Say) -> None:
+    """Move away damaged records, which the command at hand writes again."""
+    for path, place in set_aside(ledger.publisher, damaged):
+        say(f"warning: {path} was damaged; it lies in {place} now")
 
 
 def _resources(recipe: Round, hardware: Hardware) -> Resources:

@@ -7,6 +7,7 @@ and the counts of a run take the last attempt of each.
 """
 
 import dataclasses
+import itertools
 from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Final
 
@@ -14,12 +15,19 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from capfilt import schema
+from capfilt.errors import DamageError
 from capfilt.ledger import source
-from capfilt.ledger.ledger import Ledger, Receipt
+from capfilt.ledger.ledger import Ledger, Receipt, data_sha256
 from capfilt.ledger.tally import again_tally, summed
 from capfilt.stages.failures import can_pass
 
 _MARK: Final = "~"
+_CURES: Final[dict[str, set[str]]] = {
+    "allow_private_hosts": {"private_address"},
+    "user_agent": {"http_401", "http_403", "http_406"},
+    "referer": {"http_401", "http_403", "http_406"},
+    "proxy": {"dns"},  # a proxy resolves names itself
+}
 
 
 def with_attempts(ledger: Ledger, shards: Iterable[str], fetch_id: str) -> tuple[str, ...]:
@@ -75,13 +83,7 @@ def add_attempts(
 
 def cures_of(given: Mapping[str, object]) -> frozenset[str]:
     """Return kinds of failure that do not pass by themselves, but may with these options."""
-    cures = {
-        "allow_private_hosts": {"private_address"},
-        "user_agent": {"http_401", "http_403", "http_406"},
-        "referer": {"http_401", "http_403", "http_406"},
-        "proxy": {"dns"},  # a proxy resolves names itself
-    }
-    return frozenset().union(*(kinds for name, kinds in cures.items() if given.get(name)))
+    return frozenset().union(*(kinds for name, kinds in _CURES.items() if given.get(name)))
 
 
 def _last_outcomes(
@@ -125,6 +127,64 @@ def _next_rows(ledger: Ledger, chain: Sequence[str], worth: Set[str]) -> pa.Tabl
     attempts = pa.array([attempt_of(chain[-1]) + 1] * rows.num_rows, pa.int32())
     place = rows.schema.get_field_index("attempt")
     return rows.set_column(place, schema.SOURCE.field("attempt"), attempts)
+
+
+def lost_attempts(
+    ledger: Ledger, shards: Iterable[str], fetch_id: str
+) -> list[tuple[list[str], str]]:
+    """Return (shard and attempts before, attempt) where an attempt was fetched and has no rows."""
+    done, there = ledger.shards(fetch_id), ledger.shards(source.STAGE)
+    everything = done | there
+    lost: list[tuple[list[str], str]] = []
+    for shard in shards:
+        chain = [shard]
+        while (following := next_attempt(chain[-1], fetch_id)) in everything:
+            if following not in there:
+                lost.append((list(chain), following))
+            chain.append(following)
+    return lost
+
+
+def restore_attempts(ledger: Ledger, shards: Iterable[str], fetch_id: str) -> None:
+    """Publish the rows of lost attempts again: those that had failed by then.
+
+    Raises:
+        DamageError: no retry that there can have been gives the rows that were fetched.
+    """
+    for chain, name in lost_attempts(ledger, shards, fetch_id):
+        wanted = ledger.receipt(fetch_id, name).inputs.get(source.STAGE)
+        if not any(_restored(ledger, chain, name, fetch_id, also, wanted) for also in _all_cures()):
+            raise DamageError(
+                f"{ledger.path(source.STAGE, name)} is missing and cannot be made again; remove "
+                f"{ledger.path(fetch_id, name)} as well, and `capfilt retry` fetches its rows again"
+            )
+
+
+def _restored(
+    ledger: Ledger,
+    chain: Sequence[str],
+    name: str,
+    fetch_id: str,
+    also: frozenset[str],
+    wanted: str | None,
+) -> bool:
+    """Publish an attempt again as a retry with these cures began it, where that is what it was."""
+    last = _last_outcomes(ledger, chain, fetch_id)
+    worth = {key for key, (_, kind) in last.items() if can_pass(kind) or kind in also}
+    rows = _next_rows(ledger, chain, worth)
+    if rows.num_rows != ledger.receipt(fetch_id, name).rows:
+        return False
+    if wanted is not None and data_sha256(rows) != wanted:
+        return False
+    receipt = dataclasses.replace(_receipt(ledger, chain, fetch_id, last, worth), shard=name)
+    return ledger.commit(receipt, rows)
+
+
+def _all_cures() -> list[frozenset[str]]:
+    """Return what retries can have tried besides what can pass, from nothing to all."""
+    each = sorted({frozenset(kinds) for kinds in _CURES.values()}, key=sorted)
+    sets = [some for n in range(len(each) + 1) for some in itertools.combinations(each, n)]
+    return [frozenset().union(*some) for some in sets]
 
 
 def _keys(ledger: Ledger, shard: str) -> list[str]:

@@ -1,30 +1,35 @@
 """The end of a round: the funnel, the export, and the report that people look at."""
 
 import functools
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from capfilt import __version__
+from capfilt.engine.exports import place_of, record_export, recorded_at
 from capfilt.engine.passes import Progress
 from capfilt.engine.plan import Plan, RunReader
 from capfilt.engine.status import run_outcome
+from capfilt.errors import InputError
 from capfilt.export import Provenance, export_dataset
+from capfilt.export.claim import claim
 from capfilt.export.config import READS
 from capfilt.export.kept import kept_rows
 from capfilt.fingerprint import fingerprint
+from capfilt.ledger.ledger import Ledger
 from capfilt.ledger.publish import Publisher
 from capfilt.ledger.source import SourceManifest
 from capfilt.ledger.tally import Outcome
 from capfilt.plain import to_plain
-from capfilt.recipe.round import Round
+from capfilt.recipe.round import Round, round_name
 from capfilt.report.failures import why_nothing
 from capfilt.report.funnel import Funnel, count_funnel
 from capfilt.report.page import write_page
 from capfilt.stages.policies.presets import itm_threshold
 from capfilt.wording import counted
+
+EXPORT_PREFIX: Final = "export-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +66,7 @@ def export_name(plan: Plan, recipe: Round) -> str:
     kept = recipe.export.kept
     columns = [*recipe.export.columns.names, *([kept.stage] if kept else [])]
     parts = (plan.identity_of(READS), recipe.export, columns, plan.shards)
-    return f"export-{fingerprint(parts)}"
+    return f"{EXPORT_PREFIX}{fingerprint(parts)}"
 
 
 def finish(
@@ -71,32 +76,62 @@ def finish(
     to: Path | None,
     progress: Progress,
     say: Callable[[str], None],
+    of: str = "",
+    replace: bool = False,
 ) -> Finished:
-    """Count, export (to `to`, or into the run folder) and write the report.
+    """Count, export (to `to`, or into the run folder), write the report and record the export.
+
+    `of` names the round that this one is an export of; "": it is the run's own. With `replace`,
+    another or a damaged export is replaced as a whole.
 
     Raises:
-        DamageError: the counts do not add up to the input.
+        DamageError: the counts do not add up to the input, or a file of the export is damaged.
+        InputError: the folder holds another export, or something else.
         StorageError: the folder cannot be written.
     """
     outcome = run_outcome(reader.ledger, reader.plan)
     funnel = count_funnel(reader, manifest.rows, outcome.failed)
     if not funnel.images_kept and why_nothing(outcome) is None:
         say("warning: the policy keeps no text; the dataset is empty")
-    kept = recipe.export.kept
-    root = to or reader.ledger.root / export_name(reader.plan, recipe)
+    kept, ledger = recipe.export.kept, reader.ledger
+    name = export_name(reader.plan, recipe)
+    publisher = Publisher(_place(to, ledger, name))
+    root = publisher.root
+    last = recorded_at(ledger, root)
+    export = name.removeprefix(EXPORT_PREFIX)
+    own = place_of(ledger, root) == name
+    claim(publisher, export, replace, export if own else last.export if last else "")
     with progress("export", funnel.web_kept + funnel.synthetic_kept) as told:
         written = export_dataset(
             reader,
-            Publisher(root),
+            publisher,
             recipe.export,
             _provenance(reader.plan, recipe, manifest, funnel),
             recipe.fetch.resize.encode_format,
             told,
             functools.partial(kept_rows, reader.ledger, kept) if kept else None,
+            export,
+            last.files if last and last.export == export else (),
         )
+    of = of or round_name(recipe, manifest.id)
+    record_export(ledger, reader.plan, recipe, manifest.id, of, root, written)
     threshold = itm_threshold(recipe.select)
-    page = write_page(reader, reader.ledger.publisher, root.name, funnel, threshold)
+    page = write_page(reader, ledger.publisher, name, funnel, threshold)
     return Finished(str(root), str(page), written.rows, written.digest, funnel, outcome)
+
+
+def _place(to: Path | None, ledger: Ledger, name: str) -> Path:
+    """Return the folder of an export.
+
+    Raises:
+        InputError: it is one that capfilt names itself, after another export.
+    """
+    if to is None:
+        return ledger.root / name
+    place = place_of(ledger, to)
+    if place != name and "/" not in place and place.startswith(EXPORT_PREFIX):
+        raise InputError(f"--to {to}: folders {EXPORT_PREFIX}… of a run are named by capfilt")
+    return to
 
 
 def _provenance(plan: Plan, recipe: Round, manifest: SourceManifest, funnel: Funnel) -> Provenance:
@@ -104,7 +139,7 @@ def _provenance(plan: Plan, recipe: Round, manifest: SourceManifest, funnel: Fun
     return Provenance(
         capfilt=__version__,
         source=f"{counted(manifest.rows, 'row')}, {name}",
-        recipe=json.dumps(_without_places(to_plain(recipe)), sort_keys=True),
+        recipe=_without_places(to_plain(recipe)),
         stages=tuple(planned.id for planned in plan.planned),
         funnel=tuple(funnel.lines()),
     )

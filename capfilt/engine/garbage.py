@@ -13,6 +13,7 @@ from capfilt.engine.plan import Plan
 from capfilt.errors import DamageError
 from capfilt.ledger import source
 from capfilt.ledger.ledger import SUFFIX, Ledger
+from capfilt.ledger.publish import DAMAGED_DIR
 from capfilt.stages.download import Download
 
 
@@ -51,6 +52,8 @@ def find_garbage(
     for folder in sorted(ledger.root.glob("export-*")):
         if folder.name not in exports:
             found.append(_garbage(folder, "no kept round exports it"))
+    if (damaged := ledger.root / DAMAGED_DIR).exists():
+        found.append(_garbage(damaged, "damaged files that were moved away"))
     return found
 
 

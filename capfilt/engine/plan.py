@@ -5,7 +5,7 @@ it needs; so a change of anything changes exactly what depends on it. A barrier'
 the list of shards. The plan checks `needs` against `adds` before any work.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -16,7 +16,7 @@ from capfilt import schema
 from capfilt.errors import PlanError
 from capfilt.fingerprint import code_identity, fingerprint, identity_fields
 from capfilt.ledger import source
-from capfilt.ledger.ledger import Ledger
+from capfilt.ledger.ledger import Ledger, Receipt
 from capfilt.stage import BarrierStage, Stage
 
 # Stages of these resources run together, in one pass before the models; a model pass is apart.
@@ -47,6 +47,10 @@ class Plan:
     def named(self, name: str) -> Planned | None:
         """Return the stage with this name, or None."""
         return next((p for p in self.planned if p.stage.name == name), None)
+
+    def schema_of(self, stage_id: str) -> pa.Schema:
+        """Return the columns that a stage of the plan adds, or those of the source."""
+        return schema.SOURCE if stage_id == source.STAGE else self.by_id(stage_id).stage.adds
 
     def missing(self, ledger: Ledger, planned: Planned) -> list[str]:
         """Return the shards that a stage has yet to do, in order."""
@@ -137,7 +141,8 @@ class RunReader:
         """Return these columns of one shard, rows in input order.
 
         Raises:
-            DamageError: a file that should hold them is missing or torn.
+            DamageError: a file that should hold them is missing or damaged, or was computed from
+                another file than lies there.
             PlanError: no stage of the plan adds one of them.
         """
         by_stage: dict[str, list[str]] = {}
@@ -146,7 +151,31 @@ class RunReader:
                 raise PlanError(f"no stage of this run adds the column {name!r}")
             by_stage.setdefault(self.plan.producers[name], []).append(name)
         found: dict[str, pa.ChunkedArray] = {}
+        receipts: dict[str, Receipt] = {}
         for stage_id, names in by_stage.items():
-            table = self.ledger.read(stage_id, shard, names)
+            schema = self.plan.schema_of(stage_id)
+            table, receipts[stage_id] = self.ledger.read_receipted(stage_id, shard, names, schema)
             found.update({name: table.column(name) for name in names})
+        check_agreement(self.ledger, receipts)
         return pa.table({name: found[name] for name in columns})
+
+
+def check_agreement(ledger: Ledger, receipts: Mapping[str, Receipt]) -> None:
+    """Check the files of one shard, by their receipts, against each other.
+
+    Raises:
+        DamageError: one has other rows, or was computed from another file than lies there.
+    """
+    for stage_id, receipt in receipts.items():
+        for other in receipts.values():
+            if receipt.rows != other.rows:
+                raise ledger.damage(
+                    stage_id, receipt.shard, f"has {receipt.rows} rows, {other.stage} {other.rows}"
+                )
+        for source_id, sha256 in receipt.inputs.items():
+            if source_id in receipts and receipts[source_id].data_sha256 != sha256:
+                raise ledger.damage(
+                    stage_id,
+                    receipt.shard,
+                    f"was computed from another file of {source_id} than lies there",
+                )

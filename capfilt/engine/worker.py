@@ -17,6 +17,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from capfilt.engine.attempts import attempt_of
 from capfilt.engine.deaths import Attempts
 from capfilt.engine.executors import Advance
 from capfilt.engine.isolation import compute_isolated
@@ -210,6 +211,7 @@ def commit(ledger: Ledger, planned: Planned, shard: str, table: pa.Table, second
         version=planned.stage.version,
         failures=failed.kinds,
         failing_hosts=failed.hosts,
+        inputs=_inputs(ledger, planned, shard),
     )
     return ledger.commit(receipt, table)
 
@@ -230,6 +232,15 @@ def _on_device(planned: Planned, device: str) -> Planned:
     if any(field.name == "device" for field in dataclasses.fields(stage)):
         return dataclasses.replace(planned, stage=dataclasses.replace(stage, device=device))
     return planned
+
+
+def _inputs(ledger: Ledger, planned: Planned, shard: str) -> dict[str, str]:
+    """Return what a stage's file is computed from: stage id -> SHA-256.
+
+    The name of an input's shard is a digest of its rows; that of an attempt's is not.
+    """
+    names = [n for n in planned.upstream if n != source.STAGE or attempt_of(shard)]
+    return {name: ledger.receipt(name, shard).data_sha256 for name in names}
 
 
 def _status_counts(table: pa.Table) -> dict[str, int]:

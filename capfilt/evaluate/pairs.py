@@ -10,7 +10,7 @@ from typing import Final
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from capfilt.errors import InputError
+from capfilt.errors import DamageError, InputError
 from capfilt.ledger.tally import UNDECODABLE
 from capfilt.models.pixels import UndecodableImage, load_rgb
 from capfilt.wording import counted
@@ -148,7 +148,12 @@ def _batches(file: Path, truth_col: str | None) -> "list[pa.RecordBatch]":
         raise InputError(f"{file} has no column {truth_col!r} (--truth-col)")
     _check_types(file, schema, text, truth_col)
     wanted = ["image", text, *(n for n in ("key", "origin", truth_col) if n in schema.names and n)]
-    table = pq.read_table(file, columns=wanted)
+    try:
+        table = pq.read_table(file, columns=wanted, page_checksum_verification=True)
+    except (OSError, pa.ArrowException) as error:
+        raise DamageError(
+            f"{file} is damaged ({error}); `capfilt verify` of its export tells more"
+        ) from error
     batches: list[pa.RecordBatch] = table.rename_columns(
         ["text" if name == text else name for name in table.column_names]
     ).to_batches()

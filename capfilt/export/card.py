@@ -1,6 +1,5 @@
 """The dataset card: what a stranger who finds the folder needs to know."""
 
-import json
 import re
 from typing import Any, Final
 
@@ -13,12 +12,22 @@ _RAW: Final = "RawWeb"
 _ACTIVE: Final = re.compile(r"([\\`*_{}\[\]()#+!|<>&~$])")
 
 
-def dataset_card(rows: int, split: str, provenance: Provenance) -> str:
+def data_version(digest: str) -> str:
+    """Return a version of the form that `datasets` knows, from a dataset's digest.
+
+    `datasets` keeps what it loaded by the folder's last name and this version: without one, two
+    exports that lie in folders of one name, one after the other, are taken for the same.
+    """
+    return ".".join(str(int(digest[start : start + 5], 16)) for start in (0, 5, 10))
+
+
+def dataset_card(rows: int, split: str, provenance: Provenance, version: str = "0.0.0") -> str:
     """Return README.md: YAML that `datasets` reads, then the story of the data."""
-    recipe = json.loads(provenance.recipe)
+    recipe = provenance.recipe
     return f"""---
 configs:
 - config_name: default
+  version: {version}
   data_files:
   - split: {split}
     path: data/{split}-*.parquet

@@ -130,11 +130,11 @@ class ExportConfig:
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
-    """What the manifest says of where the data came from. `recipe` is the round as JSON text."""
+    """What the manifest says of where the data came from. `recipe` is the round as JSON."""
 
     capfilt: str
     source: str
-    recipe: str
+    recipe: dict[str, Any]  # JSON
     stages: tuple[str, ...]
     funnel: tuple[tuple[str, int], ...]
 

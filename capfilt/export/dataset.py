@@ -1,33 +1,43 @@
 """Writing the export: data files, card, and the manifest last.
 
 Each data file is a pure function of the plan and is published once, so a killed export goes on with
-the files that are missing, and several processes may write the same export.
+the files that are missing, and several processes may write the same export. A file that is there is
+compared with what was written before anything is said of it.
 """
 
 import hashlib
-import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import BinaryIO, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from capfilt.errors import DamageError
-from capfilt.export.card import dataset_card
+from capfilt.export.card import data_version, dataset_card
 from capfilt.export.config import ExportConfig, Provenance, hugging_face_metadata
 from capfilt.export.instructions import drawn
 from capfilt.export.packing import FilePlan, pack
+from capfilt.export.place import (
+    CARD,
+    DATA,
+    MANIFEST,
+    anew_advice,
+    files_of,
+    is_noted,
+    load_manifest,
+    note,
+    tidy,
+)
 from capfilt.export.rows import span_rows
+from capfilt.ledger.ledger import Hashing
 from capfilt.ledger.publish import Publisher
+from capfilt.ledger.sealed import sealed
 from capfilt.stage import ColumnReader
 
 # From a shard and keys of its rows to the columns of the input that are carried to the export.
 Carried = Callable[[str, pa.ChunkedArray], pa.Table]
-
-MANIFEST: Final = "manifest.json"
-CARD: Final = "README.md"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,16 +52,20 @@ class FileEntry:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What an export holds. `digest` is over the data files in order: equal data, equal digest."""
+    """What an export holds. `digest` is over the data files in order: equal data, equal digest.
+
+    `export` identifies what it was made from and how: columns, sizes, shards.
+    """
 
     rows: int
     digest: str
     files: tuple[FileEntry, ...]
     provenance: Provenance
+    export: str = ""
 
     def text(self) -> str:
         """Return the JSON that lies in the export."""
-        return json.dumps(asdict(self), indent=1) + "\n"
+        return sealed(asdict(self))
 
 
 def export_dataset(
@@ -62,47 +76,119 @@ def export_dataset(
     extension: str = "jpg",
     progress: Callable[[int], None] = lambda _: None,
     carried: Carried | None = None,
+    export: str = "",
+    recorded: Collection[FileEntry] = (),
 ) -> Manifest:
-    """Write the kept texts of a run below `publisher.root`; returns what was written.
+    """Write the dataset, or what is missing of it; returns the manifest of what lies there.
 
     An export that nothing was kept for has one file without rows: every Parquet reader opens it,
     `datasets` only with `streaming=True`, which loads no split without rows otherwise. `carried`
-    reads the columns of `config.kept`.
+    reads the columns of `config.kept`, `progress` is told rows. `export` is the export's id,
+    `recorded` are the files that it is known to have had.
 
     Raises:
         StorageError: the folder cannot be written.
+        DamageError: a file of it is not as it was written.
     """
     plans = pack(reader, config)
+    parts = _Parts(publisher, {entry.path: entry.sha256 for entry in recorded})
     entries: list[FileEntry] = []
     for plan in plans:
-        path = f"data/{config.split}-{plan.number:05d}-of-{len(plans):05d}.parquet"
-        if not (publisher.root / path).exists():
-            publisher.publish(path, _writer(reader, plan, config, extension, carried))
-        entries.append(_entry(publisher.root, path, plan.rows))
+        path = f"{DATA}/{config.split}-{plan.number:05d}-of-{len(plans):05d}.parquet"
+        write = _writer(reader, plan, config, extension, carried)
+        entries.append(parts.put(path, plan.rows, write))
         progress(plan.rows)
     digest = hashlib.sha256("".join(entry.sha256 for entry in entries).encode()).hexdigest()
     rows = sum(entry.rows for entry in entries)
-    card = dataset_card(rows, config.split, provenance).encode("utf-8")
-    publisher.publish_bytes(CARD, card)
-    entries.append(_entry(publisher.root, CARD, 0))
-    manifest = Manifest(rows, digest, tuple(entries), provenance)
-    publisher.publish_bytes(MANIFEST, manifest.text().encode("utf-8"))
+    told = dataset_card(rows, config.split, provenance, data_version(digest))
+    card = told.encode("utf-8")
+    entries.append(parts.put(CARD, 0, lambda out: _put(out, card)))
+    manifest = Manifest(rows, digest, tuple(entries), provenance, export)
+    _check_nothing_else(publisher.root, manifest)
+    if not publisher.publish_bytes(MANIFEST, manifest.text().encode("utf-8")):
+        _check_same(publisher.root, manifest)
+    tidy(publisher.root)
     return manifest
 
 
-def load_manifest(folder: Path) -> dict[str, Any]:  # JSON
-    """Read an export's manifest.
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """Publishes the files of an export, and checks each that is there already.
 
-    Raises:
-        DamageError: it is missing (the export is not finished) or unreadable.
+    `recorded`: path -> SHA-256 of files that the run says it has written. A manifest's word goes
+    before it; the files of an unfinished export are noted beside them.
     """
-    try:
-        plain: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        return plain
-    except (OSError, ValueError) as error:
+
+    publisher: Publisher
+    recorded: dict[str, str]
+
+    def put(self, path: str, rows: int, write: Callable[[BinaryIO], None]) -> FileEntry:
+        """Publish a file where it is missing; returns what lies there.
+
+        Raises:
+            DamageError: it is not what was written.
+        """
+        root = self.publisher.root
+        written = not (root / path).exists() and self.publisher.publish(
+            path, self._noted(path, write)
+        )
+        entry = _entry(root, path, rows)
+        if self._is_known(entry):
+            return entry
+        if written:
+            raise DamageError(
+                f"{root / path} does not come out as it was written before (by other versions?); "
+                "give `capfilt export --replace` to write the export anew"
+            )
+        raise DamageError(f"{root / path} is damaged; {anew_advice(root)}")
+
+    def _noted(self, path: str, write: Callable[[BinaryIO], None]) -> Callable[[BinaryIO], None]:
+        def noted(out: BinaryIO) -> None:
+            stream = Hashing(out)
+            write(cast(BinaryIO, stream))  # it is all of one that a writer uses
+            note(self.publisher, path, stream.digest.hexdigest())
+
+        return noted
+
+    def _is_known(self, entry: FileEntry) -> bool:
+        listed = self._listed()
+        if listed is None and is_noted(self.publisher.root, entry.path, entry.sha256):
+            return True
+        # Another process may have finished the export, and removed its notes, meanwhile.
+        known = listed or self._listed() or self.recorded
+        return known.get(entry.path) == entry.sha256
+
+    def _listed(self) -> dict[str, str] | None:
+        """Return path -> SHA-256 by the manifest, or None before there is one."""
+        root = self.publisher.root
+        if not (root / MANIFEST).exists():
+            return None
+        try:
+            return {each["path"]: each["sha256"] for each in load_manifest(root)["files"]}
+        except (DamageError, KeyError, TypeError) as error:
+            raise DamageError(f"{root / MANIFEST} is damaged; {anew_advice(root)}") from error
+
+
+def _put(out: BinaryIO, content: bytes) -> None:
+    out.write(content)
+
+
+def _check_nothing_else(root: Path, manifest: Manifest) -> None:
+    """Raise DamageError where the data's folder has files that every reader would take for data."""
+    listed = {entry.path for entry in manifest.files}
+    others = [name for name in files_of(root) if name.startswith(f"{DATA}/")]
+    for name in sorted(set(others) - listed):
+        raise DamageError(f"{root / name} is no file of this export; {anew_advice(root)}")
+
+
+def _check_same(root: Path, manifest: Manifest) -> None:
+    """Raise DamageError where the manifest that lies in a folder says other than its files do."""
+    held = load_manifest(root)
+    files = [asdict(entry) for entry in manifest.files]
+    if (held["rows"], held["digest"], held["files"]) != (manifest.rows, manifest.digest, files):
         raise DamageError(
-            f"{folder / MANIFEST} cannot be read ({error}); `capfilt export` finishes an export"
-        ) from error
+            f"{root / MANIFEST} is damaged: it says other than its files; {anew_advice(root)}"
+        )
 
 
 def _writer(
@@ -160,6 +246,11 @@ def _groups(
 
 
 def _entry(root: Path, path: str, rows: int) -> FileEntry:
-    with (root / path).open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    return FileEntry(path, rows, (root / path).stat().st_size, digest)
+    try:
+        with (root / path).open("rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        return FileEntry(path, rows, (root / path).stat().st_size, digest)
+    except FileNotFoundError as error:
+        raise DamageError(
+            f"{root / path} was removed while the export was written; give the same command again"
+        ) from error

@@ -1,17 +1,19 @@
 """Reading an export again: which files are torn, altered, missing or foreign."""
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from capfilt.errors import DamageError
 from capfilt.export.config import COLUMNS, INSTRUCTED, RESERVED
-from capfilt.export.dataset import MANIFEST, load_manifest
-from capfilt.ledger.publish import TMP_DIR
+from capfilt.export.dataset import FileEntry
+from capfilt.export.place import DATA, MANIFEST, files_of, is_begun, load_manifest
+from capfilt.ledger.ledger import UNREADABLE
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,44 +25,81 @@ class ExportProblem:
     detail: str
 
 
-def verify_export(folder: Path) -> list[ExportProblem]:
-    """Compare every file of an export with its manifest."""
+def verify_export(
+    folder: Path, recorded: Collection[FileEntry] = (), own: bool = False
+) -> list[ExportProblem]:
+    """Compare every file of an export with its manifest, and that with what the run recorded.
+
+    `own`: the folder is the run's, so a file there that nothing tells of is in the way.
+    """
     if not (folder / MANIFEST).exists():
-        return [ExportProblem("unfinished", str(folder), "it has no manifest; run again to finish")]
+        return _without_manifest(folder, recorded, own)
     try:
-        entries = load_manifest(folder)["files"]
-        listed = {entry["path"]: (entry["rows"], entry["sha256"]) for entry in entries}
-    except (DamageError, KeyError, TypeError) as error:
-        detail = f"it is no manifest of an export ({type(error).__name__}: {error})"
+        manifest = load_manifest(folder)
+        entries = [FileEntry(**entry) for entry in manifest["files"]]
+        _check_manifest(manifest, entries, recorded)
+    except (DamageError, KeyError, TypeError, ValueError) as error:
+        detail = f"it is no manifest of this export ({type(error).__name__}: {error})"
         return [ExportProblem("damaged", str(folder / MANIFEST), detail)]
-    problems: list[ExportProblem] = []
-    for path, (rows, sha256) in listed.items():
-        problems += _check(folder / path, rows, sha256)
-    for file in sorted(p for p in folder.rglob("*") if p.is_file()):
-        relative = file.relative_to(folder)
-        if str(relative) not in {*listed, MANIFEST} and relative.parts[0] != TMP_DIR:
-            problems.append(ExportProblem("foreign", str(file), "the manifest does not list it"))
+    problems = [found for entry in entries for found in _check(folder, entry)]
+    listed = {MANIFEST, *(entry.path for entry in entries)}
+    return problems + [
+        ExportProblem("foreign", str(folder / name), "the manifest does not list it")
+        for name in files_of(folder)
+        if name not in listed
+    ]
+
+
+def _check_manifest(
+    manifest: dict[str, Any],  # JSON
+    entries: list[FileEntry],
+    recorded: Collection[FileEntry],
+) -> None:
+    """Raise ValueError where a manifest is at odds with itself or with what was recorded."""
+    data = [entry for entry in entries if entry.path.startswith(f"{DATA}/")]
+    digest = hashlib.sha256("".join(entry.sha256 for entry in data).encode()).hexdigest()
+    if (manifest["digest"], manifest["rows"]) != (digest, sum(entry.rows for entry in data)):
+        raise ValueError("its rows or its digest are not those of its files")
+    if recorded and [asdict(entry) for entry in recorded] != manifest["files"]:
+        raise ValueError("it lists other files than the run recorded")
+
+
+def _without_manifest(
+    folder: Path, recorded: Collection[FileEntry], own: bool
+) -> list[ExportProblem]:
+    """Tell of an export that is not finished, or whose manifest is gone."""
+    detail = "it has no manifest; the command that wrote the export finishes it"
+    problems = [ExportProblem("unfinished", str(folder), detail)]
+    if is_begun(folder):
+        return problems
+    known = {entry.path: entry for entry in recorded}
+    for name in files_of(folder):
+        if name in known:
+            problems += _check(folder, known[name])
+        elif own:
+            detail = "nothing says what it should hold"
+            problems.append(ExportProblem("damaged", str(folder / name), detail))
     return problems
 
 
-def _check(file: Path, rows: int, sha256: str) -> list[ExportProblem]:
+def _check(folder: Path, entry: FileEntry) -> list[ExportProblem]:
+    file = folder / entry.path
     if not file.is_file():
         return [ExportProblem("missing", str(file), "the manifest lists it")]
     with file.open("rb") as stream:
-        if hashlib.file_digest(stream, "sha256").hexdigest() != sha256:
+        if hashlib.file_digest(stream, "sha256").hexdigest() != entry.sha256:
             return [ExportProblem("damaged", str(file), "its SHA-256 is not the manifest's")]
     if file.suffix != ".parquet":
         return []
     try:
-        parquet = pq.ParquetFile(file)
-    except (pa.ArrowInvalid, OSError) as error:
+        with pq.ParquetFile(file, page_checksum_verification=True) as parquet:
+            rows, found = parquet.metadata.num_rows, parquet.schema_arrow.remove_metadata()
+    except UNREADABLE as error:
         return [ExportProblem("damaged", str(file), f"no readable Parquet: {error}")]
-    with parquet:
-        if parquet.metadata.num_rows != rows:
-            return [ExportProblem("damaged", str(file), f"has not the {rows} rows it should")]
-        found = parquet.schema_arrow.remove_metadata()
-        if not _is_export(found):
-            return [ExportProblem("damaged", str(file), "has other columns than an export")]
+    if rows != entry.rows:
+        return [ExportProblem("damaged", str(file), f"has not the {entry.rows} rows it should")]
+    if not _is_export(found):
+        return [ExportProblem("damaged", str(file), "has other columns than an export")]
     return []
 
 

@@ -51,7 +51,10 @@ def open_parquet(path: Path) -> Iterator[pq.ParquetFile]:
     """Open a Parquet file; whatever Arrow says of it, now or later, becomes an InputError."""
     try:
         # Arrow opens no path that is not UTF-8.
-        with path.open("rb") as stream, pq.ParquetFile(stream) as file:
+        with (
+            path.open("rb") as stream,
+            pq.ParquetFile(stream, page_checksum_verification=True) as file,
+        ):
             yield file
     except (OSError, pa.ArrowException) as error:
         raise InputError(

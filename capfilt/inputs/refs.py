@@ -200,7 +200,11 @@ class _Batch:
 def _parquet_group(path: str, size: int, mtime_ns: int, group: int, column: str) -> _Group:
     with _open_unchanged(path, size, mtime_ns) as file:
         own = _Positioned(os.dup(file.fileno()), size)
-    return _Group(pq.ParquetFile(own, buffer_size=_BUFFER, pre_buffer=False), group, column)
+    return _Group(
+        pq.ParquetFile(own, buffer_size=_BUFFER, pre_buffer=False, page_checksum_verification=True),
+        group,
+        column,
+    )
 
 
 @functools.lru_cache(maxsize=4)

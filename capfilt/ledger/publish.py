@@ -18,6 +18,7 @@ from capfilt.errors import StorageError
 from capfilt.process import lease
 
 TMP_DIR: Final = ".tmp"
+DAMAGED_DIR: Final = "damaged"
 _FULL: Final = {errno.ENOSPC, errno.EDQUOT}
 _NO_LINKS: Final = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 
@@ -57,6 +58,44 @@ class Publisher:
             out.write(content)
 
         return self.publish(relative, write)
+
+    def set_aside(self, path: Path) -> Path:
+        """Move a file or folder below `root` to `root/damaged`; returns where it lies now.
+
+        Its place there is its place below `root` and a number, so nothing is ever overwritten, and
+        no reader takes it for what it was.
+        """
+        base = self.root / DAMAGED_DIR / path.relative_to(self.root)
+        with explained(base):
+            base.parent.mkdir(parents=True, exist_ok=True)
+            number = 1
+            while (target := base.with_name(f"{base.name}.{number}")).exists():
+                number += 1
+            path.rename(target)
+            _sync_folder(path.parent)
+        return target
+
+    def sync(self) -> None:
+        """Make what was created in or removed from `root` itself durable."""
+        _sync_folder(self.root)
+
+    def point(self, name: str, target: str) -> bool:
+        """Let the link `root/name` lead to `root/target`, whatever it led to before.
+
+        Returns False where something that is no link has the name, or links are not to be had.
+        """
+        link = self.root / name
+        if link.is_symlink() and os.readlink(link) == target:
+            return True
+        if link.exists() and not link.is_symlink():
+            return False
+        with self._scratch_file() as scratch:
+            try:
+                scratch.symlink_to(target)
+                scratch.replace(link)  # atomic: a reader finds the one or the other
+            except OSError:
+                return False
+        return True
 
     @contextlib.contextmanager
     def scratch_dir(self) -> Iterator[Path]:

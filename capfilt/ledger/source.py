@@ -8,9 +8,9 @@ input's order whichever way they are cut.
 
 import dataclasses
 import hashlib
-import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -23,6 +23,8 @@ from capfilt.inputs import RAW, Input
 from capfilt.inputs import urls as addresses
 from capfilt.inputs.spec import KEPT
 from capfilt.ledger.ledger import Ledger, Receipt
+from capfilt.ledger.sealed import sealed, unsealed
+from capfilt.plain import from_plain
 
 STAGE: Final = "source-1"  # the number is raised when keys or columns change
 KEPT_STAGE: Final = "columns"  # of the columns that are carried to the export
@@ -164,7 +166,7 @@ def rows_of(shards: Iterable[str], ledger: Ledger) -> int:
 
 def save_manifest(ledger: Ledger, manifest: SourceManifest) -> None:
     """Publish `inputs/<id>.json`; a second writer of the same input changes nothing."""
-    text = json.dumps(dataclasses.asdict(manifest), indent=1)
+    text = sealed(dataclasses.asdict(manifest))
     ledger.publisher.publish_bytes(f"{_MANIFESTS}/{manifest.id}.json", text.encode("utf-8"))
 
 
@@ -174,12 +176,30 @@ def load_manifest(ledger: Ledger, manifest_id: str) -> SourceManifest:
     Raises:
         DamageError: it is missing or unreadable.
     """
-    path = ledger.root / _MANIFESTS / f"{manifest_id}.json"
+    return read_manifest(ledger.root / _MANIFESTS / f"{manifest_id}.json")
+
+
+def read_manifest(path: Path) -> SourceManifest:
+    """Read the file of an input; its name is what its shards come to.
+
+    Raises:
+        DamageError: it is missing or unreadable.
+    """
     try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
-        return SourceManifest(**{**fields, "shards": tuple(fields["shards"])})
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise DamageError(f"{path} cannot be read ({error}); run with the input again") from error
+        manifest = from_plain(SourceManifest, unsealed(path.read_text(encoding="utf-8")))
+        if manifest.id != path.stem:
+            raise ValueError("its shards are not those of its name")
+        return manifest
+    except (OSError, ValueError, DamageError) as error:
+        reason = " ".join(str(error).split())
+        raise DamageError(
+            f"{path} cannot be read ({reason}); `capfilt run` with that input makes it again"
+        ) from error
+
+
+def manifest_files(ledger: Ledger) -> list[Path]:
+    """Return the files of all inputs of a run folder, sorted."""
+    return sorted((ledger.root / _MANIFESTS).glob("*.json"))
 
 
 @dataclass(slots=True)

@@ -6,7 +6,6 @@ bootstrap round. A run folder remembers each round that was run in it, so `statu
 """
 
 import dataclasses
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -16,7 +15,9 @@ from capfilt.engine.plan import Plan, compile_plan
 from capfilt.errors import DamageError, InputError
 from capfilt.export import ExportConfig
 from capfilt.fingerprint import fingerprint
+from capfilt.ledger import source
 from capfilt.ledger.ledger import Ledger
+from capfilt.ledger.sealed import sealed, unsealed
 from capfilt.ledger.source import SourceManifest, load_manifest
 from capfilt.models.recipe import FilterRecipe, ModelRef, Precision, ScorerRecipe
 from capfilt.option import WORK, check_options, option
@@ -110,11 +111,15 @@ class Round:
 
 @dataclass(frozen=True, slots=True)
 class RecordedRound:
-    """A round as a run folder remembers it: its number in the folder, and its input."""
+    """A round as a run folder remembers it: its number in the folder, its input and its name.
+
+    The name is the same whenever the same round is run in the folder again.
+    """
 
     number: int
     round: Round
     manifest_id: str
+    name: str
 
 
 def plan_round(recipe: Round, manifest: SourceManifest, ledger: Ledger) -> Plan:
@@ -135,16 +140,26 @@ def record_round(ledger: Ledger, recipe: Round, manifest_id: str) -> RecordedRou
         return recorded[-1]
     number = recorded[-1].number + 1 if recorded else 1
     plain = {"round": to_plain(recipe), "input": manifest_id}
-    name = f"{_ROUNDS}/{number:06d}-{fingerprint((recipe, manifest_id))}.json"
-    text = json.dumps(plain, indent=1).encode("utf-8")
-    ledger.publisher.publish_bytes(name, text)
-    return RecordedRound(number, recipe, manifest_id)
+    name = round_name(recipe, manifest_id)
+    file = f"{_ROUNDS}/{number:06d}-{name}.json"
+    ledger.publisher.publish_bytes(file, sealed(plain).encode("utf-8"))
+    return RecordedRound(number, recipe, manifest_id, name)
+
+
+def round_name(recipe: Round, manifest_id: str) -> str:
+    """Return the name of a round over an input; how fast it was run is no part of it."""
+    kept = recipe.export.kept
+    return fingerprint((recipe, manifest_id, *([kept.stage] if kept else [])))
 
 
 def recorded_rounds(ledger: Ledger) -> list[RecordedRound]:
     """Return the rounds of a run folder, oldest first."""
-    files = sorted((ledger.root / _ROUNDS).glob("*.json"))
-    return [_load_record(file) for file in files]
+    return [load_record(file) for file in round_files(ledger)]
+
+
+def round_files(ledger: Ledger) -> list[Path]:
+    """Return the files of the rounds of a run folder, oldest first."""
+    return sorted((ledger.root / _ROUNDS).glob("*.json"))
 
 
 def latest_round(ledger: Ledger) -> tuple[RecordedRound, SourceManifest]:
@@ -152,23 +167,33 @@ def latest_round(ledger: Ledger) -> tuple[RecordedRound, SourceManifest]:
 
     Raises:
         InputError: no round was ever run there.
+        DamageError: what was run there is recorded no more.
     """
     recorded = recorded_rounds(ledger)
+    inputs = (source.STAGE, f"{source.KEPT_STAGE}-")  # a refused run has read its input
+    if not recorded and any(not name.startswith(inputs) for name in ledger.stages()):
+        raise DamageError(
+            f"{ledger.root / _ROUNDS} says no more which round was run; `capfilt run` with its "
+            "input and options says it again"
+        )
     if not recorded:
         raise InputError(f"{ledger.root} is no run folder; `capfilt run` makes one")
     return recorded[-1], load_manifest(ledger, recorded[-1].manifest_id)
 
 
-def _load_record(file: Path) -> RecordedRound:
+def load_record(file: Path) -> RecordedRound:
     """Read a record.
 
     Raises:
         DamageError: it is no record of a round that this version knows.
     """
     try:
-        plain = json.loads(file.read_text(encoding="utf-8"))
-        number = int(file.name.partition("-")[0])
-        return RecordedRound(number, from_plain(Round, plain["round"]), plain["input"])
-    except (ValueError, KeyError, TypeError, InputError) as error:
-        reason = f"{type(error).__name__}: {error}"
-        raise DamageError(f"{file} is no record of a round ({reason}); remove it") from error
+        plain = unsealed(file.read_text(encoding="utf-8"))
+        number, _, name = file.stem.partition("-")
+        return RecordedRound(int(number), from_plain(Round, plain["round"]), plain["input"], name)
+    except (OSError, ValueError, KeyError, TypeError, InputError, DamageError) as error:
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise DamageError(
+            f"{file} is no record of a round ({reason}); `capfilt run` with that round's input and "
+            "options moves it away and makes it again"
+        ) from error

@@ -5,6 +5,7 @@ since captions and addresses are written by strangers.
 """
 
 import base64
+import hashlib
 import io
 from collections.abc import Sequence
 from html import escape
@@ -23,6 +24,8 @@ from capfilt.wording import counted, one_line
 _EACH: Final = 12
 _THUMBNAIL: Final = 160
 _LONGEST: Final = 160
+_SEAL: Final = b"<!-- sha256 "
+_END: Final = b"</body></html>"
 _POLICY: Final = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 _TITLES: Final = {
     "kept_both": "Kept: the web text and a synthetic one",
@@ -63,13 +66,30 @@ p{margin:.2rem 0;overflow-wrap:anywhere}small{opacity:.7}
 def write_page(
     reader: ColumnReader, publisher: Publisher, name: str, funnel: Funnel, threshold: float | None
 ) -> Path:
-    """Write `reports/<name>.html` in the run folder, once; returns where it lies."""
+    """Write `reports/<name>.html` in the run folder, once; returns where it lies.
+
+    One that is not as it was written is moved away before: it can always be made again.
+    """
     relative = f"reports/{name}.html"
     path = publisher.root / relative
+    if path.exists() and not is_whole(path):
+        publisher.set_aside(path)
     if not path.exists():
         page = render_page(funnel, draw_samples(reader, _EACH), threshold)
-        publisher.publish_bytes(relative, page.encode("utf-8", "replace"))
+        publisher.publish_bytes(relative, _sealed(page.encode("utf-8", "replace")))
     return path
+
+
+def is_whole(page: Path) -> bool:
+    """Say whether a page is as it was written; pages of older versions have no digest."""
+    content = page.read_bytes() if page.is_file() else b""
+    body, mark, _ = content.rpartition(_SEAL)
+    return content.endswith(_END) if not mark else _sealed(body) == content
+
+
+def _sealed(page: bytes) -> bytes:
+    """Return a page with its SHA-256 in a comment at its end."""
+    return page + _SEAL + hashlib.sha256(page).hexdigest().encode() + b" -->\n"
 
 
 def render_page(funnel: Funnel, samples: dict[str, list[Sample]], threshold: float | None) -> str:

@@ -86,6 +86,8 @@ def _table(models: Path, rows: int, seed: int) -> tuple[list[int], pa.Table]:
                 pa.record_batch(
                     {
                         "key": [f"{row.index:032x}" for row in drawn],
+                        "url": [row.url("http://web") for row in drawn],
+                        "image_ref": pa.nulls(len(drawn), pa.string()),
                         "sha256": [hashlib.sha256(image).hexdigest() for image in images],
                         "itm_score": scored["itm_score"],
                         "caption_itm_scores": pa.nulls(len(drawn), pa.list_(pa.float32())),

@@ -21,7 +21,7 @@ from capfilt.engine.plan import Plan, RunReader
 from capfilt.engine.worker import PassJob
 from capfilt.inputs import InputSpec, open_input
 from capfilt.ledger.ledger import Ledger, Receipt
-from capfilt.ledger.source import cut
+from capfilt.ledger.source import SourceManifest, cut
 from capfilt.recipe.options import RoundOptions, build_round
 from capfilt.recipe.round import Round, latest_round, plan_round
 from capfilt.report.progress import progress
@@ -152,6 +152,30 @@ def _in_calls(data: pa.Table, rows: int | None) -> list[pa.RecordBatch]:
 
 def _forget() -> None:
     """Empty the memo of decoded pictures, which would make a second pass cheaper."""
+
+
+def checksums(sizes: Sizes) -> list[Line]:
+    """Passes over a finished run with every file checked, over the same without any check."""
+    from tests.benchmarks.checksums import lines_of
+
+    with tempfile.TemporaryDirectory() as folder:
+        began, rows = time.process_time(), min(sizes.rows, 1000)
+        _round_of_the_web(rows, Path(folder) / "web" / "run")
+        per_row = (time.process_time() - began) / rows
+        root, recipe = Path(folder), _recipe()
+        ledger, plan, _ = _made_up(root, recipe, sizes.small)
+        engine.advance(plan, ledger, Resources(), _quiet)
+        return lines_of(ledger, plan, recipe, per_row)
+
+
+def _made_up(root: Path, recipe: Round, rows: int) -> tuple[Ledger, Plan, SourceManifest]:
+    """Cut a list of so many rows, and publish made-up columns of the stages before dedup."""
+    synthetic.write_urls(root / "urls.parquet", rows)
+    ledger = Ledger(root / "run")
+    manifest = cut(open_input(InputSpec((str(root / "urls.parquet"),))), ledger, _SHARD_ROWS)
+    plan = plan_round(recipe, manifest, ledger)
+    synthetic.publish(ledger, plan, _keys_of(RunReader(ledger, plan)))
+    return ledger, plan, manifest
 
 
 def resume(sizes: Sizes) -> list[Line]:
@@ -309,6 +333,7 @@ def resizer(sizes: Sizes) -> list[Line]:
 CASES: Final[Sequence[Callable[[Sizes], list[Line]]]] = (
     stages,
     overhead,
+    checksums,
     resume,
     select,
     memory_small,

@@ -47,7 +47,9 @@ def test_the_bootstrap_prints_a_funnel_that_adds_up(bootstrap: tuple[Path, str])
 def test_the_code_of_the_readme_opens_the_dataset(bootstrap: tuple[Path, str]) -> None:
     (export,) = bootstrap[0].glob("export-*")
     (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    code = code.replace("runs/mine/export-<id>", str(export))
+    latest = bootstrap[0] / "latest"
+    assert latest.resolve() == export.resolve()
+    code = code.replace("runs/mine/latest", str(latest))
     rows = json.loads((export / "manifest.json").read_text())["rows"]
     assert rows > 0
     printed = python("-c", code + "print(len(pairs), pairs[0]['image'].size, pairs.column_names)")

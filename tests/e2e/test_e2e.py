@@ -207,8 +207,20 @@ def test_damage_is_told_and_repaired_by_running_again(
     assert (problem["kind"], problem["path"]) == ("damaged", str(path))
     with pytest.raises(DamageError):
         ledger.read(stage, shard)
-    path.unlink()
+    (data,) = (rounds.folder / "damaged" / "latest" / "data").iterdir()
+    content = bytearray(data.read_bytes())
+    content[len(content) // 2] ^= 1
+    data.write_bytes(content)
+    refused = subprocess.run(rounds.command("damaged"), capture_output=True, text=True, check=False)
+    assert refused.returncode == 3
+    assert [str(path) in refused.stderr, "Traceback" in refused.stderr] == [True, False]
+    repaired = subprocess.run([*verify, "--repair"], capture_output=True, text=True, check=False)
+    assert {move["from"] for move in json.loads(repaired.stdout)["moved"]} == {
+        str(path),
+        str(data.resolve()),
+    }
     assert rounds.run("damaged")["digest"] == undisturbed["digest"]
+    assert subprocess.run(verify, capture_output=True, check=False).returncode == 0
 
 
 def kinds_of(run: Path) -> dict[str, int]:

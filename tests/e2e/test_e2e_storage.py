@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -82,21 +83,23 @@ def test_a_read_only_folder_is_told_before_any_work(
     assert finish(site.start(run, 1)) == reference[1]
 
 
-def test_gc_removes_old_policies_alone(site: Site, reference: tuple[Path, str]) -> None:
+def test_gc_removes_what_no_export_needs_any_more(site: Site, reference: tuple[Path, str]) -> None:
     run, digest = reference
-    first = {name for name in Ledger(run).stages() if name.startswith("select-")}
-    exported = {path.name for path in run.glob("export-*")}
-    assert capfilt("export", run, "--threshold", "0.9", "--quiet").returncode == 0
-    kept = set(Ledger(run).stages()) - first
+    first = set(Ledger(run).stages())
+    made = capfilt("export", run, "--threshold", "0.9", "--quiet", "--json")
+    assert made.returncode == 0
+    (select,) = set(Ledger(run).stages()) - first
+    assert json.loads(capfilt("gc", run, "--json").stdout)["garbage"] == []
 
+    shutil.rmtree(json.loads(made.stdout)["result"]["dataset"])
     assert capfilt("gc", run).returncode == 0
-    assert first < set(Ledger(run).stages())  # without --yes it only lists
+    assert select in Ledger(run).stages()  # without --yes it only lists
     listed = json.loads(capfilt("gc", run, "--yes", "--json").stdout)
-    assert {Path(item["path"]).name for item in listed["garbage"]} == first | exported
-    assert set(Ledger(run).stages()) == kept
-    assert {name.rpartition("-")[0] for name in kept} == set(STAGES)
+    assert [Path(item["path"]).name for item in listed["garbage"]] == [select]
+    assert set(Ledger(run).stages()) == first
+    assert {name.rpartition("-")[0] for name in first} == set(STAGES)
     assert verified(run) == []
 
     hits = site.server.hits
-    assert finish(site.start(run, 1)) == digest  # the policy and the export are made again
+    assert finish(site.start(run, 1)) == digest
     assert site.server.hits == hits

@@ -1,5 +1,6 @@
 """What the downloader says, follows, decodes and waits for; and whose fault a failure is."""
 
+import contextlib
 import email.utils
 import errno
 import gzip
@@ -573,7 +574,10 @@ def test_an_interrupted_shard_is_left_at_once(
         def __call__(self, *_: object) -> None:
             raise error
 
-    monkeypatch.setattr(stage, "make_resizer", lambda _: Interrupted())
+        def check(self) -> None:
+            pass
+
+    monkeypatch.setattr(stage, "decoder_process", lambda _: contextlib.nullcontext(Interrupted()))
     how = Download(allow_private_hosts=True, threads=2)
     left: list[type[BaseException]] = []
 

@@ -551,6 +551,10 @@ def test_an_export_is_what_its_manifest_lists(tmp_path: Path) -> None:
     (folder / "manifest.json").write_text("[]")
     with pytest.raises(DamageError, match="no manifest of an export"):
         Reader(of(folder), SMALL)
+    (folder / "manifest.json").unlink()
+    (folder / ".unfinished-plan.json").write_text("{}")
+    with pytest.raises(InputError, match="not finished"):
+        Reader(of(folder), SMALL)
 
 
 @pytest.mark.parametrize("workers", [0, 2])

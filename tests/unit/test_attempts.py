@@ -7,7 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from capfilt import schema
-from capfilt.engine.attempts import add_attempts, attempt_of, next_attempt, with_attempts
+from capfilt.engine.attempts import (
+    add_attempts,
+    attempt_of,
+    lost_attempts,
+    next_attempt,
+    restore_attempts,
+    with_attempts,
+)
 from capfilt.ledger import source
 from capfilt.ledger.ledger import Ledger, Receipt
 from capfilt.stages.failures import can_pass
@@ -168,3 +175,20 @@ def test_what_can_pass(failure: str) -> None:
 @pytest.mark.parametrize("failure", LASTING)
 def test_what_cannot(failure: str | None) -> None:
     assert not can_pass(failure)
+
+
+def test_the_rows_of_attempts_that_were_lost_are_made_again(ledger: Ledger) -> None:
+    downloaded(ledger, SHARD, [SLOW, GOOD, SLOW, TORN, SLOW, INVALID])
+    add_attempts(ledger, [SHARD], FETCH)
+    downloaded(ledger, FIRST, [GOOD, SLOW, SLOW])
+    add_attempts(ledger, [SHARD], FETCH)
+    downloaded(ledger, SECOND, [GOOD, GONE])
+    before = [ledger.read(source.STAGE, shard) for shard in (FIRST, SECOND)]
+    assert lost_attempts(ledger, [SHARD], FETCH) == []
+    for lost in ([FIRST], [SECOND], [FIRST, SECOND]):
+        for shard in lost:
+            ledger.path(source.STAGE, shard).unlink()
+        assert [name for _, name in lost_attempts(ledger, [SHARD], FETCH)] == lost
+        restore_attempts(ledger, [SHARD], FETCH)
+        assert [ledger.read(source.STAGE, shard) for shard in (FIRST, SECOND)] == before
+    assert lost_attempts(ledger, [SHARD], OTHER) == []

@@ -79,7 +79,7 @@ def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
 def test_the_help_and_the_readme_say_what_exit_codes_mean() -> None:
     shown = " ".join(capfilt("--help").stdout.split())
     assert has_all(shown, [exit_codes_told(), *VERBS])
-    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
     assert exit_codes_told() in " ".join(readme.split())
 
 

@@ -4,7 +4,6 @@ import hashlib
 import html
 import io
 import itertools
-import json
 import re
 import tempfile
 from collections import Counter
@@ -36,11 +35,13 @@ from capfilt.export import (
 )
 from capfilt.export.card import dataset_card
 from capfilt.ledger.publish import Publisher
+from capfilt.ledger.sealed import unsealed
 from capfilt.ledger.tally import Tally
 from capfilt.report.funnel import Funnel, count_funnel
 from capfilt.report.page import render_page, write_page
 from capfilt.report.samples import draw_samples
 from capfilt.wording import inert, one_line
+from tests.e2e.killing import at_every_step
 
 Row = dict[str, Any]
 ALL = pa.schema(
@@ -54,7 +55,7 @@ ALL = pa.schema(
     ]
 )
 MODEL = {"model": {"name": "embedded", "digest": "d1"}}
-RECIPE = json.dumps({"caption": MODEL, "matching": MODEL, "select": {"threshold": 0.5}})
+RECIPE = {"caption": MODEL, "matching": MODEL, "select": {"threshold": 0.5}}
 HERE = Provenance("0.1", "2 rows, urls.parquet", RECIPE, ("download-1",), (("input", 2),))
 
 
@@ -257,7 +258,8 @@ def test_the_manifest_tells_what_lies_there(tmp_path: Path) -> None:
     config = ExportConfig(target_bytes=1500, split="validation")
     written = export_dataset(run_of(rows), Publisher(tmp_path), config, HERE)
     plain = load_manifest(tmp_path)
-    assert plain == json.loads(written.text())
+    assert plain == unsealed(written.text())
+    assert plain["provenance"]["recipe"] == RECIPE  # JSON, not a string of it
     assert plain["rows"] == written.rows == 10
     for entry in plain["files"]:
         content = (tmp_path / entry["path"]).read_bytes()
@@ -288,15 +290,32 @@ def files_of(folder: Path) -> list[Path]:
 
 def test_a_killed_export_goes_on_with_what_is_missing(tmp_path: Path) -> None:
     rows = [a_row(number, True, [True]) for number in range(6)]
-    folder = exported(tmp_path, rows, ExportConfig(target_bytes=1500))
-    whole = {file: file.read_bytes() for file in files_of(folder)}
-    lost = [file for file in whole if file.name == "manifest.json" or "-00001-of" in file.name]
-    for file in lost:
-        file.unlink()
-    assert [p.kind for p in verify_export(folder)] == ["unfinished"]
-    exported(tmp_path, rows, ExportConfig(target_bytes=1500))
-    assert len(lost) == 2
-    assert {file: file.read_bytes() for file in files_of(folder)} == whole
+    config = ExportConfig(target_bytes=1500)
+    whole = contents(exported(tmp_path / "whole", rows, config))
+    assert len(whole) > 3
+    folder, kept = tmp_path / "killed", dict[Path, int]()
+
+    def look() -> None:
+        assert not (folder / "manifest.json").exists() or verify_export(folder) == []
+        there = sorted((folder / "data").glob("*.parquet"))
+        assert all(
+            file.stat().st_ino == kept.setdefault(file, file.stat().st_ino) for file in there
+        )
+
+    kills = at_every_step(lambda: exported(folder, rows, config), look)
+    assert kills > 2 * len(whole)
+    assert contents(folder) == whole
+    assert verify_export(folder) == []
+    assert [path for path in folder.iterdir() if path.name.startswith(".unfinished")] == []
+
+
+def test_a_file_that_an_unfinished_export_did_not_write_is_damage(tmp_path: Path) -> None:
+    rows = [a_row(number, True, [True]) for number in range(6)]
+    config = ExportConfig(target_bytes=1500)
+    folder = exported(tmp_path, rows, config)
+    (folder / "manifest.json").unlink()
+    with pytest.raises(DamageError, match=r"train-00000-of-.* is damaged; .*--repair"):
+        exported(folder, rows, config)
 
 
 def test_damage_is_found_and_named(tmp_path: Path) -> None:
@@ -441,7 +460,7 @@ def test_samples_are_few_and_the_same_however_the_rows_are_cut() -> None:
 @pytest.mark.parametrize("text", HOSTILE)
 def test_the_card_shows_hostile_texts_and_runs_none(text: str) -> None:
     model = {"model": {"name": text, "digest": "d1"}}
-    recipe = json.dumps({"caption": model, "matching": model, "select": {"threshold": 0.5}})
+    recipe = {"caption": model, "matching": model, "select": {"threshold": 0.5}}
     card = dataset_card(3, "train", Provenance("0.1", text, recipe, (), ((text, 3),)))
     _, front, body = card.split("---\n", 2)
     assert "default" in front
@@ -476,7 +495,11 @@ def test_the_report_tells_failures_by_kind_and_by_host() -> None:
     hosts = {f"h{n}.example": {"timeout": 20 - n} for n in range(12)}
     funnel = Funnel(300, failed=Tally({"failed_to_download": kinds}, hosts))
     told = parsed(render_page(funnel, {}, 0.5)).texts
-    for word in ("private_address", "the host is no public address; --allow-private-hosts", "263"):
+    for word in (
+        "private_address",
+        "the host is no public address; capfilt retry --allow-private-hosts",
+        "263",
+    ):
         assert word in told
     assert told[told.index("timeout") + 2] == "no answer in time; capfilt retry"
     assert told[told.index("http_404") + 2] == "not found"

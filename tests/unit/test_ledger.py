@@ -98,6 +98,37 @@ def test_every_kind_of_damage_is_told(tmp_path: Path) -> None:
         ledger.check("caption-1", "s1")
 
 
+@pytest.mark.parametrize("digest", ["0" * 64, "f" * 64])
+def test_texts_that_look_like_a_receipt_disturb_none(tmp_path: Path, digest: str) -> None:
+    """A column's statistics stand in the footer too, and hold texts of strangers."""
+    hostile = f'capfilt.receipt {{"footer_sha256": "{digest}"}}'
+    ledger = Ledger(tmp_path)
+    texts = pa.table({"caption": [hostile] * 3})
+    ledger.commit(Receipt("caption-1", "s1", 3, counts={hostile: 3}), texts)
+    assert ledger.read("caption-1", "s1") == texts
+    path = ledger.path("caption-1", "s1")
+    whole = path.read_bytes()
+    assert whole.count(f'"footer_sha256": "{digest}"'.encode()) > 1
+    for place in range(len(whole) - 600, len(whole), 7):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        with pytest.raises(DamageError):
+            ledger.read("caption-1", "s1")
+
+
+def test_a_file_that_may_not_be_read_is_not_called_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = Ledger(tmp_path)
+    commit(ledger)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(StorageError, match=r"cannot be read: .*Permission denied"):
+        ledger.read("caption-1", "s1")
+
+
 def test_a_failing_write_leaves_nothing_behind(tmp_path: Path) -> None:
     def fail(_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")

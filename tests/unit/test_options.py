@@ -73,6 +73,7 @@ PLACES: list[tuple[str, Any, str]] = [
     ("min_image_size", 9, "fetch.resize.min_image_size"),
     ("max_aspect_ratio", 3.0, "fetch.resize.max_aspect_ratio"),
     ("allow_private_hosts", True, "fetch.allow_private_hosts"),
+    ("max_bytes", 1000, "fetch.max_bytes"),
     ("timeout", 1.5, "fetch.timeout"),
     ("total_timeout", 9.0, "fetch.total_timeout"),
     ("threads", 2, "fetch.threads"),

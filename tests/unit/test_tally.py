@@ -154,7 +154,7 @@ def test_a_row_that_was_fetched_again_counts_by_its_last_attempt(tmp_path: Path)
     assert after.failed.kinds == {"failed_to_download": {"http_404": 2, "timeout": 1}}
     assert after.failed.hosts == {"a.example": {"http_404": 2}, "b.example": {"timeout": 1}}
     assert (after.fetched, after.usable) == (True, 2)
-    (second,) = add_attempts(run.ledger, [first], run.fetch.id)
+    (second,) = add_attempts(run.ledger, [run.shard], run.fetch.id)
     run.fetched(second, [GOOD])
     last = run.outcome()
     assert last.failed.total == {"http_404": 2}
@@ -180,7 +180,10 @@ def test_receipts_of_before_have_no_failures(tmp_path: Path) -> None:
 def test_what_is_told_of_a_kind() -> None:
     told = {each.kind: each for each in kinds_told({"timeout": 12, "private_address": 263})}
     assert list(told) == ["private_address", "timeout"]
-    assert told["private_address"].words == "the host is no public address; --allow-private-hosts"
+    assert (
+        told["private_address"].words
+        == "the host is no public address; capfilt retry --allow-private-hosts"
+    )
     assert told["timeout"].remedy == "capfilt retry"
     (http,) = kinds_told({"http_429": 1})
     assert http.words == "too many requests; capfilt retry"
@@ -194,13 +197,13 @@ def test_what_is_told_of_a_kind() -> None:
 
 
 def test_people_and_machines_are_told_the_same() -> None:
-    hosts = {f"h{n}": {"dns": n + 1} for n in range(12)}
-    failed = Tally({"failed_to_download": {"dns": 78}}, hosts)
+    hosts = {f"h{n}": {"machine": n + 1} for n in range(12)}
+    failed = Tally({"failed_to_download": {"machine": 78}}, hosts)
     assert [host for host, *_ in hosts_told(failed)][-2:] == ["h2", "other hosts"]
     plain = plain_failures(failed)
     assert (plain["rows"], len(plain["hosts"]), plain["other_hosts_rows"]) == (78, 10, 3)
     text = "\n".join(lines_of(failed))
-    for word in ("failed_to_download", "dns", "capfilt retry", "failures by host", "h11"):
+    for word in ("failed_to_download", "machine", "capfilt retry", "failures by host", "h11"):
         assert word in text
     assert lines_of(Tally()) == []
 
@@ -210,7 +213,7 @@ def test_only_a_run_that_tried_every_row_can_have_failed_in_all() -> None:
     why = why_nothing(Outcome(True, 0, 1, failed))
     assert why == (
         "every row failed, none has a usable picture: 2 of 4 rows by private_address "
-        "(the host is no public address; --allow-private-hosts)"
+        "(the host is no public address; capfilt retry --allow-private-hosts)"
     )
     assert why_nothing(Outcome(False, 0, 1, failed)) is None
     assert why_nothing(Outcome(True, 1, 1, failed)) is None

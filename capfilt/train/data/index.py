@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from capfilt.errors import DamageError, InputError
-from capfilt.export.dataset import MANIFEST, load_manifest
+from capfilt.export.place import MANIFEST, is_begun, load_manifest
 from capfilt.fingerprint import fingerprint
 from capfilt.train.data.mixture import Stream
 
@@ -135,6 +135,11 @@ def _files_of(stream: Stream) -> tuple[tuple[Path, ...], tuple[int, ...] | None,
         raise InputError(f"{stream.folder} is no folder; give that of an export")
     if (stream.folder / MANIFEST).exists():
         return _listed(stream.folder)
+    if is_begun(stream.folder):
+        raise InputError(
+            f"{stream.folder} holds an export that is not finished; give the command that wrote "
+            "it again"
+        )
     files = tuple(sorted(stream.folder.glob(stream.pattern)))
     if not files:
         there = sorted(str(p.relative_to(stream.folder)) for p in stream.folder.rglob("*.parquet"))

@@ -78,7 +78,9 @@ def kept_texts(root: Path, export: Path, seed: int) -> Kept:
     scene_of = dict(zip(*(rows[name].to_pylist() for name in ("url", "scene_index")), strict=True))
     found: dict[str, list[bool]] = {"web": [], "synthetic": []}
     for file in sorted((export / "data").glob("*.parquet")):
-        for row in pq.read_table(file, columns=["url", "text", "origin"]).to_pylist():
+        columns = ["url", "text", "origin"]
+        table = pq.read_table(file, columns=columns, page_checksum_verification=True)
+        for row in table.to_pylist():
             scene = sample_scene(seed, scene_of[row["url"]])
             found[row["origin"]].append(facts_true(row["text"].rstrip("."), scene))
     shares = {origin: sum(own) / len(own) if own else 0.0 for origin, own in found.items()}

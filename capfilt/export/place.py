@@ -1,0 +1,97 @@
+"""The folder that an export is written to: the names in it, and what lies there.
+
+A manifest makes an export whole. It comes last, and where an export is replaced it goes first, so
+a folder without one holds nothing that calls itself done. Until then the folder has files whose
+names begin with `.unfinished-`: which export is written, and the SHA-256 of every file of it.
+"""
+
+import contextlib
+import re
+import shlex
+from pathlib import Path
+from typing import Any, Final
+
+from capfilt.errors import DamageError
+from capfilt.ledger.publish import DAMAGED_DIR, TMP_DIR, Publisher
+from capfilt.ledger.sealed import unsealed
+
+MANIFEST: Final = "manifest.json"
+CARD: Final = "README.md"
+DATA: Final = "data"
+UNFINISHED: Final = ".unfinished-"
+PLAN: Final = f"{UNFINISHED}plan.json"
+CLEARING: Final = f"{UNFINISHED}clearing"
+OURS: Final = re.compile(rf"{re.escape(MANIFEST)}|{re.escape(CARD)}|{DATA}/\w+-\d+-of-\d+\.parquet")
+
+
+def load_manifest(folder: Path) -> dict[str, Any]:  # JSON
+    """Read an export's manifest.
+
+    Raises:
+        DamageError: it is missing (the export is not finished) or unreadable.
+    """
+    try:
+        return unsealed((folder / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise DamageError(
+            f"{folder / MANIFEST} is no manifest of an export ({reason}); `capfilt verify` tells "
+            "more, `capfilt export` finishes an export"
+        ) from error
+
+
+def export_id(folder: Path, manifest: dict[str, Any]) -> str:  # JSON
+    """Return which export a manifest is of; older ones of a run folder say it by their place."""
+    return str(manifest.get("export") or folder.name.removeprefix("export-"))
+
+
+def is_begun(folder: Path) -> bool:
+    """Say whether an export was begun in a folder, and is not finished."""
+    begun = any((folder / name).exists() for name in (PLAN, CLEARING))
+    return begun and not (folder / MANIFEST).exists()
+
+
+def is_export(folder: Path) -> bool:
+    """Say whether a folder holds an export, whole or in part."""
+    return is_begun(folder) or any(OURS.fullmatch(name) for name in files_of(folder))
+
+
+def anew_advice(root: Path) -> str:
+    """Say what to do about a damaged export; one in a run folder is checked with its run."""
+    checked = root.parent if (root.parent / "stages").is_dir() else root
+    return (
+        f"`capfilt verify {shlex.quote(str(checked))} --repair` moves away what is damaged, and "
+        "the command that wrote the export makes it again"
+    )
+
+
+def files_of(root: Path) -> list[str]:
+    """Return the files of an export's folder, relative to it, without what capfilt has there."""
+    found = (path.relative_to(root) for path in root.rglob("*") if not path.is_dir())
+    return sorted(path.as_posix() for path in found if not _is_scratch(path))
+
+
+def _is_scratch(path: Path) -> bool:
+    first = path.parts[0]
+    return first in {TMP_DIR, DAMAGED_DIR} or first.startswith(UNFINISHED)
+
+
+def note(publisher: Publisher, path: str, sha256: str) -> None:
+    """Say that `path` of an unfinished export has that SHA-256, before it is published."""
+    publisher.publish_bytes(_note_name(path, sha256), b"")
+
+
+def is_noted(root: Path, path: str, sha256: str) -> bool:
+    """Say whether an unfinished export wrote `path` with that SHA-256."""
+    return (root / _note_name(path, sha256)).exists()
+
+
+def _note_name(path: str, sha256: str) -> str:
+    return f"{UNFINISHED}{sha256}-{Path(path).name}"
+
+
+def tidy(root: Path) -> None:
+    """Remove the notes of an export that is whole now."""
+    with contextlib.suppress(OSError):  # they do no harm; another process may remove them too
+        for path in root.glob(f"{UNFINISHED}*"):
+            path.unlink(missing_ok=True)
