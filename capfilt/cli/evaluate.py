@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 import typer
 
-from capfilt.cli.console import AsJson, Quiet, run_and_show
+from capfilt.cli.console import AsJson, Quiet, run_and_show, say
 from capfilt.cli.signature import takes
 from capfilt.commands.evaluate import EvaluateOptions
 from capfilt.commands.evaluate import evaluate as evaluated
@@ -22,5 +22,5 @@ def evaluate(
 ) -> None:
     """Judge models: retrieval TR@k and IR@k, captions by CIDEr and BLEU, a filter by ROC-AUC."""
     run_and_show(
-        lambda bars: evaluated(data, constructed(EvaluateOptions, given), bars), as_json, quiet
+        lambda bars: evaluated(data, constructed(EvaluateOptions, given), bars, say), as_json, quiet
     )

@@ -1,9 +1,10 @@
 """What `capfilt evaluate` does."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from capfilt.engine.passes import Progress, choose_devices
+from capfilt.engine.passes import Progress, bf16_warning, choose_devices
 from capfilt.models.recipe import Precision
 from capfilt.option import INPUT, MODELS, POLICY, WORK, check_options, option
 
@@ -33,23 +34,28 @@ class EvaluateOptions:
         check_options(self)
 
 
-def evaluate(data: str, options: EvaluateOptions, progress: Progress) -> "Evaluation":
-    """Judge models on image-text pairs.
+def evaluate(
+    data: str, options: EvaluateOptions, progress: Progress, say: Callable[[str], None]
+) -> "Evaluation":
+    """Judge models on image-text pairs; `say` hears of what makes that slow.
 
     Raises:
         InputError: the data or a model cannot be used.
     """
-    from capfilt.evaluate.models import Settings
+    from capfilt.evaluate.models import Settings, find_models
     from capfilt.evaluate.models import evaluate as evaluated
     from capfilt.evaluate.pairs import load_pairs
 
-    models = [name for name in (options.captioner, options.matcher) if name is not None]
+    models = find_models(options.captioner, options.matcher)
     settings = Settings(
         top=options.top,
         threshold=options.threshold,
         precision=options.precision,
         device=choose_devices(options.device)[0],
     )
+    slow = bf16_warning([settings.precision], [settings.device])
+    if slow is not None:
+        say(slow)
     pairs = load_pairs(data, options.truth_col, options.limit)
-    with progress("evaluate", len(pairs.images) * len(models)) as told:
-        return evaluated(pairs, options.captioner, options.matcher, settings, told)
+    with progress("evaluate", len(pairs.images) * models.count) as told:
+        return evaluated(pairs, models, settings, told)

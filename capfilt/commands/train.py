@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from capfilt.engine.passes import choose_devices
+from capfilt.engine.passes import bf16_warning, choose_devices
 from capfilt.errors import InputError
 from capfilt.report.progress import Bars, of_training
 from capfilt.train.ranks import local_rank, rank
@@ -38,6 +38,9 @@ def train(options: "TrainOptions", progress: Bars, say: Callable[[str], None]) -
             f"{name} has no {part}: what only a {part} has begins at random; a checkpoint that "
             "`capfilt train pretrain` left has both"
         )
+    slow = bf16_warning([options.precision], [device]) if rank() == 0 else None
+    if slow is not None:
+        say(slow)
     mixture = mixture_of(options)
     samples = Reader(mixture, Reading(batch_size=1, side=1)).epoch_samples
     recipe = recipe_of(options, samples, start.folder)

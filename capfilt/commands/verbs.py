@@ -47,7 +47,9 @@ from capfilt.recipe.options import RoundOptions, build_round, exported_with, war
 from capfilt.recipe.round import (
     RecordedRound,
     Round,
+    fetched_models,
     latest_round,
+    moved_models,
     plan_round,
     record_round,
     recorded_rounds,
@@ -141,6 +143,8 @@ def run_round(
         say(f"warning: {warning}")
     for note in [] if data.local else fetch_notes(recipe.fetch):
         say(f"note: {note}")
+    for model in fetched_models(recipe):
+        say(f"model: {model}")
     ledger = _writable(out)
     _move_away(ledger, damaged_records(ledger), say)
     say(f"input: {data.describe()}")
@@ -148,6 +152,8 @@ def run_round(
         manifest = cut(data, ledger, recipe.shard_rows, told)
     _check_texts(recipe, manifest)
     say(_input_line(manifest))
+    for line in moved_models(ledger, recipe):
+        say(line)
     _check_models(ledger, recipe, plan_round(recipe, manifest, ledger), resources, say)
     record = record_round(ledger, recipe, manifest.id)
     plan_ = plan_round(recipe, manifest, ledger)
@@ -261,6 +267,7 @@ class StatusResult:
     exports: list[ExportStatus]
     funnel: Funnel | None
     carried: tuple[str, ...] = ()  # columns of the input that the export carries
+    models: list[str] = field(default_factory=list)  # those of a hub, with their commits
 
     @property
     def outcome(self) -> Outcome:
@@ -269,7 +276,7 @@ class StatusResult:
 
     def text(self) -> str:
         """Return a line a stage, and the funnel where the policy has decided every row."""
-        lines = [self.described, *(stage.line() for stage in self.stages)]
+        lines = [self.described, *self.models, *(stage.line() for stage in self.stages)]
         lines += [export.line() for export in self.exports]
         told = [self.funnel.text()] if self.funnel else lines_of(self.outcome.failed)
         nothing = why_nothing(self.outcome)
@@ -282,6 +289,7 @@ class StatusResult:
         return {
             "run": self.run_dir,
             "input": self.described,
+            "models": self.models,
             "stages": [plain_status(stage) for stage in self.stages],
             "failures": plain_failures(self.outcome.failed),
             "carried": list(self.carried),
@@ -301,8 +309,15 @@ def status(run_dir: Path) -> StatusResult:
     failed = outcome_of(stages).failed
     funnel = count_funnel(RunReader(ledger, plan), manifest.rows, failed) if decided else None
     kept = record.round.export.kept
-    carried = kept.names if kept else ()
-    return StatusResult(str(run_dir), manifest.described, stages, exports, funnel, carried)
+    return StatusResult(
+        str(run_dir),
+        manifest.described,
+        stages,
+        exports,
+        funnel,
+        kept.names if kept else (),
+        fetched_models(record.round),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -459,9 +474,10 @@ def _check_models(
     for line in outdated(plan_, ledger):
         say(line)
     if engine.check_models(plan_, ledger):
+        slow = engine.bf16_warning(recipe.precisions, resources.devices)
         hint = engine.precision_hint(recipe.models, recipe.precisions, resources.devices)
-        if hint is not None:
-            say(hint)
+        for line in filter(None, (slow, hint)):
+            say(line)
 
 
 def _advance(

@@ -147,7 +147,7 @@ def _provenance(plan: Plan, recipe: Round, manifest: SourceManifest, funnel: Fun
 
 def _without_places(plain: Any) -> Any:  # a JSON tree
     """Drop where a model lay and what only changes speed: the digest says which model it was."""
-    speed = {"path", "device", "threads", "timeout", "total_timeout"}
+    speed = {"path", "adapter", "device", "threads", "timeout", "total_timeout"}
     if isinstance(plain, dict):
         return {k: _without_places(v) for k, v in plain.items() if k not in speed}
     if isinstance(plain, list):

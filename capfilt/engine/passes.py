@@ -107,6 +107,20 @@ def precision_hint(
     )
 
 
+def bf16_warning(precisions: Sequence[Precision], devices: Sequence[str]) -> str | None:
+    """Return what to tell somebody who asks a processor for bf16 that it has no units for."""
+    if "bf16" not in precisions or devices[0] != "cpu":
+        return None
+    from capfilt.models.compute.packed_linear import fast_bf16_cpu
+
+    if fast_bf16_cpu():
+        return None
+    return (
+        "warning: this processor has no units for bf16 (AVX512-BF16, AMX) and imitates it, many "
+        "times slower than fp32; leave --precision bf16 out, or use a GPU"
+    )
+
+
 def run_pass(
     plan: Plan,
     ledger: Ledger,

@@ -16,7 +16,8 @@ from capfilt.models.checkpoints import resolve_model
 from capfilt.models.families import ModelKind, model_kind
 from capfilt.models.pixels import Framing, load_rgb
 from capfilt.models.protocols import Pixels, framing_of
-from capfilt.models.recipe import Beam, CaptionerRecipe, Lengths, Precision
+from capfilt.models.recipe import Beam, CaptionerRecipe, Lengths, ModelRef, Precision
+from capfilt.models.vocabulary import check_encoder_token
 from capfilt.wording import counted
 
 if TYPE_CHECKING:
@@ -109,16 +110,46 @@ class Settings:
             raise InputError(f"--threshold {self.threshold} must be in [0, 1]")
 
 
-def evaluate(
-    pairs: Pairs, captioner: str | None, matcher: str | None, how: Settings, told: Told
-) -> Evaluation:
-    """Evaluate the models that are given; `told` hears of images done.
+@dataclass(frozen=True, slots=True)
+class Models:
+    """What is evaluated; None: not given."""
+
+    captioner: ModelRef | None
+    matcher: ModelRef | None
+
+    @property
+    def count(self) -> int:
+        """How many models there are."""
+        return (self.captioner is not None) + (self.matcher is not None)
+
+
+def find_models(captioner: str | None, matcher: str | None) -> Models:
+    """Find and check models by their names, before any data are read.
 
     Raises:
-        InputError: no model is given, or no image can be decoded.
+        InputError: none is given, or one cannot be evaluated.
     """
     if captioner is None and matcher is None:
         raise InputError("nothing to evaluate: give --captioner, --matcher or both")
+    found = Models(
+        None if captioner is None else resolve_model(captioner, "captioner"),
+        None if matcher is None else resolve_model(matcher, "matcher"),
+    )
+    if found.matcher is not None:
+        folder = Path(found.matcher.path)
+        if model_kind(folder, "matcher") is not ModelKind.BLIP_MATCHER:
+            raise InputError(f"{matcher!r} is no BLIP: of matchers, only BLIP's are evaluated")
+        check_encoder_token(folder, found.matcher.name)
+    return found
+
+
+def evaluate(pairs: Pairs, models: Models, how: Settings, told: Told) -> Evaluation:
+    """Evaluate the models that are given; `told` hears of images done.
+
+    Raises:
+        InputError: no image can be decoded.
+    """
+    captioner, matcher = models.captioner, models.matcher
     pairs = readable(pairs)
     if not pairs.images:
         raise InputError(f"nothing to evaluate on: {left_out_told(pairs.left_out)}")
@@ -150,12 +181,12 @@ def _check(pairs: Pairs, true: Pairs, *, captions: bool) -> None:
         raise InputError("captions are compared with words, and no text here has one")
 
 
-def _written(name: str, pairs: Pairs, how: Settings, told: Told) -> list[str]:
+def _written(ref: ModelRef, pairs: Pairs, how: Settings, told: Told) -> list[str]:
     from capfilt.models.opening import open_captioner
 
     captioner = open_captioner(
         CaptionerRecipe(
-            resolve_model(name, "captioner"),
+            ref,
             decoding=Beam(how.num_beams),
             lengths=how.lengths,
             prompt=how.prompt,
@@ -175,13 +206,10 @@ def _written(name: str, pairs: Pairs, how: Settings, told: Told) -> list[str]:
 
 
 def _matched(
-    name: str, pairs: Pairs, how: Settings, told: Told
+    ref: ModelRef, pairs: Pairs, how: Settings, told: Told
 ) -> tuple[Recalls, Recalls, Judgement | None, dict[str, Stream]]:
     from capfilt.models.blip import BlipMatcher
 
-    ref = resolve_model(name, "matcher")
-    if model_kind(Path(ref.path), "matcher") is not ModelKind.BLIP_MATCHER:
-        raise InputError(f"{name!r} is no BLIP: of matchers, only BLIP's are evaluated")
     matcher = BlipMatcher(ref, "enc", how.device, how.precision)
     judged, streams = _judged(matcher, pairs, how)
     true = pairs.true()

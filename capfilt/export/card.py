@@ -5,6 +5,7 @@ from typing import Any, Final
 
 from capfilt.export.config import RESERVED, Provenance
 from capfilt.export.kept import Kept
+from capfilt.models.recipe import described
 from capfilt.wording import counted, one_line
 
 _BLIP: Final = "Select"  # the policy of BLIP itself
@@ -110,7 +111,8 @@ def _filter(recipe: dict[str, dict[str, Any]]) -> str:  # JSON
 
 def _model(stage: dict[str, dict[str, str]]) -> str:
     model = stage["model"]
-    return f"{model['name']} (weights {model['digest']})"
+    name = described(model["name"], model.get("commit"), model.get("base"))
+    return f"{name} (weights {model['digest']})"
 
 
 def _table(provenance: Provenance) -> str:

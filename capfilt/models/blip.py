@@ -25,9 +25,11 @@ from capfilt.models.compute.text import ImageKeys, TextTower
 from capfilt.models.compute.tiles import Tiled, TileSizes, fixed_compute, tiles
 from capfilt.models.compute.uniforms import uniforms
 from capfilt.models.compute.vision import VisionTower
+from capfilt.models.families import ModelKind
 from capfilt.models.filter_text import normalise_for_filter
 from capfilt.models.protocols import Pixels
 from capfilt.models.recipe import Beam, CaptionerRecipe, ModelRef, Nucleus, Precision
+from capfilt.models.vocabulary import encoder_token, no_encoder_token
 
 # Texts are padded to the first of these that holds them: a text's own length decides, so its
 # compute shape is its own. 35 is the paper's limit.
@@ -40,8 +42,8 @@ class BlipCaptioner(Tiled):
     def __init__(self, recipe: CaptionerRecipe, device: str = "cpu") -> None:
         ref = recipe.model
         model = load_checkpoint(BlipForConditionalGeneration, ref, device, recipe.precision)
-        self._tokenizer = load_tokenizer(ref)
-        self._pixels = Normaliser(ref, device, model.dtype)
+        self._tokenizer = load_tokenizer(ref, ModelKind.BLIP_CAPTIONER)
+        self._pixels = Normaliser(ref, ModelKind.BLIP_CAPTIONER, device, model.dtype)
         self._recipe, self._lengths, self._device = recipe, recipe.lengths, device
         text = model.config.text_config
         self._end, self._pad = int(text.sep_token_id), int(text.pad_token_id)
@@ -148,8 +150,8 @@ class BlipMatcher(Tiled):
         self, ref: ModelRef, itm_token: str, device: str = "cpu", precision: Precision = "fp32"
     ) -> None:
         model = load_checkpoint(BlipForImageTextRetrieval, ref, device, precision)
-        self._tokenizer = load_tokenizer(ref)
-        self._pixels = Normaliser(ref, device, model.dtype)
+        self._tokenizer = load_tokenizer(ref, ModelKind.BLIP_MATCHER)
+        self._pixels = Normaliser(ref, ModelKind.BLIP_MATCHER, device, model.dtype)
         self._device = device
         self._first = _encoder_token(self._tokenizer, model, ref) if itm_token == "enc" else None
         self._vision, self._text = VisionTower(model.vision_model), TextTower(model.text_encoder)
@@ -327,13 +329,9 @@ class _LayerKeys:
 
 
 def _encoder_token(tokenizer: Any, model: Any, ref: ModelRef) -> int:  # untyped classes
-    """Return the id of [ENC]; released checkpoints have it in the model but not the tokenizer."""
-    found = tokenizer.get_vocab().get("[ENC]")
-    if found is not None:
-        return int(found)
     text = model.config.text_config
-    if text.vocab_size == text.bos_token_id + 2:  # [DEC] and [ENC] were appended, in this order
-        return int(text.bos_token_id) + 1
-    raise ModelError(
-        f"{ref.name!r} has no [ENC] token in its tokenizer; add it, or score with --itm-token cls"
-    )
+    ids = {"vocab_size": text.vocab_size, "bos_token_id": text.bos_token_id}
+    found = encoder_token(tokenizer.get_vocab(), ids)
+    if found is None:
+        raise no_encoder_token(ref.name)
+    return found

@@ -23,6 +23,7 @@ from capfilt.models.compute.language import Prompt, ends, sample, search
 from capfilt.models.compute.loading import Normaliser, load_checkpoint, load_tokenizer
 from capfilt.models.compute.tiles import Tiled, TileSizes, fixed_compute, tiles
 from capfilt.models.compute.uniforms import uniforms
+from capfilt.models.families import ModelKind
 from capfilt.models.filter_text import normalise_for_filter
 from capfilt.models.protocols import Pixels
 from capfilt.models.recipe import Beam, CaptionerRecipe, ModelRef, Precision
@@ -39,14 +40,15 @@ class Blip2Captioner(Tiled):
     FLAN-T5 too, which reads the prompt and does not repeat it.
     """
 
+    kind: ClassVar[ModelKind] = ModelKind.BLIP2_CAPTIONER
     model_class: ClassVar[type[PreTrainedModel]] = Blip2ForConditionalGeneration
 
     def __init__(self, recipe: CaptionerRecipe, device: str = "cpu") -> None:
         ref = recipe.model
         self._model = load_checkpoint(self.model_class, ref, device, recipe.precision)
         keep_queries_fp32(self._model)
-        self._tokenizer = load_tokenizer(ref)
-        self._pixels = Normaliser(ref, device, self._model.vision_model.dtype)
+        self._tokenizer = load_tokenizer(ref, self.kind)
+        self._pixels = Normaliser(ref, self.kind, device, self._model.vision_model.dtype)
         self._recipe, self._lengths, self._device = recipe, recipe.lengths, device
         self._prompt = self._prompt_of(recipe.prompt.strip())
         super().__init__(tile_sizes(self._model, device))
@@ -118,8 +120,10 @@ class Blip2Matcher(Tiled):
     def __init__(self, ref: ModelRef, device: str = "cpu", precision: Precision = "fp32") -> None:
         self._model = load_checkpoint(Blip2ForImageTextRetrieval, ref, device, precision)
         keep_queries_fp32(self._model)
-        self._tokenizer = load_tokenizer(ref)
-        self._pixels = Normaliser(ref, device, self._model.vision_model.dtype)
+        self._tokenizer = load_tokenizer(ref, ModelKind.BLIP2_MATCHER)
+        self._pixels = Normaliser(
+            ref, ModelKind.BLIP2_MATCHER, device, self._model.vision_model.dtype
+        )
         self._device, self._width = device, self._model.text_projection.out_features
         super().__init__(tile_sizes(self._model, device))
         self._memo = ImageMemo(self._encode)

@@ -1,24 +1,18 @@
 """CLIP behind the matcher's seam (arXiv 2103.00020): a cosine similarity, and no ITM."""
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch.nn.functional import normalize
 from transformers import CLIPModel
-from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from capfilt.errors import ModelError
 from capfilt.models.compute.buckets import Bucket, ImageMemo, States, padded_buckets
-from capfilt.models.compute.loading import (
-    Normaliser,
-    Preprocessing,
-    load_checkpoint,
-    load_tokenizer,
-)
+from capfilt.models.compute.loading import Normaliser, load_checkpoint, load_tokenizer
 from capfilt.models.compute.tiles import Tiled, TileSizes, fixed_compute
+from capfilt.models.families import ModelKind
 from capfilt.models.pixels import Framing
 from capfilt.models.protocols import Pixels
 from capfilt.models.recipe import ModelRef, Precision
@@ -37,8 +31,8 @@ class ClipMatcher(Tiled):
 
     def __init__(self, ref: ModelRef, device: str = "cpu", precision: Precision = "fp32") -> None:
         self._model = load_checkpoint(CLIPModel, ref, device, precision)
-        self._tokenizer = load_tokenizer(ref)
-        self._pixels = Normaliser(ref, device, self._model.dtype, clip_preprocessing)
+        self._tokenizer = load_tokenizer(ref, ModelKind.CLIP_MATCHER)
+        self._pixels = Normaliser(ref, ModelKind.CLIP_MATCHER, device, self._model.dtype)
         self._device, config = device, self._model.config
         limit = int(config.text_config.max_position_embeddings)
         self._lengths = (*(n for n in _TEXT_LENGTHS if n < limit), limit)
@@ -103,21 +97,3 @@ class ClipMatcher(Tiled):
             input_ids=bucket.ids, attention_mask=bucket.mask
         ).pooler_output
         return normalize(self._model.text_projection(pooled), dim=-1)
-
-
-def clip_preprocessing(path: str) -> Preprocessing:
-    """Read CLIP's preprocessing.
-
-    Raises:
-        ModelError: it is not a bicubic resize of the shorter edge with a crop of the same size.
-    """
-    processor: Any = CLIPImageProcessorPil.from_pretrained(path, local_files_only=True)
-    edge, crop = dict(processor.size).get("shortest_edge"), dict(processor.crop_size)
-    if edge is None or {crop.get("height"), crop.get("width")} != {edge}:
-        raise ModelError(
-            f"{path} resizes to {processor.size} and crops to {crop}; CLIP crops a square of the "
-            "shorter edge"
-        )
-    return Preprocessing(
-        int(edge), tuple(processor.image_mean), tuple(processor.image_std), processor.resample
-    )

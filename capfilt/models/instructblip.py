@@ -6,26 +6,29 @@ Q-Former beside them, with a tokenizer of its own, so that the queries look for 
 """
 
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
-from transformers import AutoTokenizer, InstructBlipForConditionalGeneration, PreTrainedModel
+from transformers import InstructBlipForConditionalGeneration, PreTrainedModel
 
-from capfilt.errors import ModelError
 from capfilt.models.blip2 import Blip2Captioner
-from capfilt.models.recipe import CaptionerRecipe, ModelRef
-
-QFORMER_TOKENIZER = "qformer_tokenizer"
+from capfilt.models.compute.loading import read_tokenizer
+from capfilt.models.families import ModelKind
+from capfilt.models.recipe import CaptionerRecipe
+from capfilt.models.vocabulary import QFORMER_TOKENIZER
 
 
 class InstructBlipCaptioner(Blip2Captioner):
     """Writes K texts an image as an instruction asks; see `Blip2Captioner` for the rest."""
 
+    kind: ClassVar[ModelKind] = ModelKind.INSTRUCTBLIP_CAPTIONER
     model_class: ClassVar[type[PreTrainedModel]] = InstructBlipForConditionalGeneration
 
     def __init__(self, recipe: CaptionerRecipe, device: str = "cpu") -> None:
         super().__init__(recipe, device)
-        ids = _qformer_tokenizer(recipe.model)(recipe.prompt.strip()).input_ids
+        ref = recipe.model
+        reader = read_tokenizer(Path(ref.path) / QFORMER_TOKENIZER, ref.name)
+        ids = reader(recipe.prompt.strip()).input_ids
         self._instruction = torch.tensor([ids], device=device)
 
     def _looked(self, states: torch.Tensor) -> torch.Tensor:
@@ -38,13 +41,3 @@ class InstructBlipCaptioner(Blip2Captioner):
         )
         seen: torch.Tensor = found.last_hidden_state[:, : queries.shape[1]]
         return seen
-
-
-def _qformer_tokenizer(ref: ModelRef) -> Any:  # transformers' tokenizers are untyped
-    folder = Path(ref.path) / QFORMER_TOKENIZER
-    if not folder.is_dir():
-        raise ModelError(f"{ref.path} has no {QFORMER_TOKENIZER}; copy it beside the weights")
-    try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{ref.name!r} has no usable tokenizer in {folder}: {error}") from error

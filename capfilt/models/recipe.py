@@ -11,19 +11,37 @@ if TYPE_CHECKING:
     from capfilt.models.protocols import Matcher
 
 Precision = Literal["fp32", "bf16"]
+_COMMIT_SHOWN: Final = 7  # digits, as git and the hub show them
 
 
 @dataclass(frozen=True, slots=True)
 class ModelRef:
     """A checkpoint. Its identity is the digest of its files; where they lie is not.
 
-    `name` is what the user gave (a folder, a hub name, `embedded`), `path` the folder that it
-    resolved to, `digest` the SHA-256 over the names and contents of its files.
+    `name` is what the user gave (a folder, a hub name with or without a revision, `embedded`),
+    `path` the folder that it resolved to, `digest` the SHA-256 over the names and contents of its
+    files. `commit` is what a hub's revision resolved to. `adapter` is the folder of an adapter that
+    is merged into the weights of `path` when they are loaded, and `base` says what those are.
     """
 
     digest: str
     name: str = field(metadata=NOT_IDENTITY)
     path: str = field(metadata=NOT_IDENTITY)
+    commit: str | None = field(default=None, metadata=NOT_IDENTITY)
+    adapter: str | None = field(default=None, metadata=NOT_IDENTITY)
+    base: str | None = field(default=None, metadata=NOT_IDENTITY)
+
+    @property
+    def described(self) -> str:
+        """The model for people: `org/name@abc1234` where it came from a hub, else its name."""
+        return described(self.name, self.commit, self.base)
+
+
+def described(name: str, commit: str | None, base: str | None) -> str:
+    """Return what people call a model; see `ModelRef`."""
+    if commit is not None:
+        name = f"{name.partition('@')[0]}@{commit[:_COMMIT_SHOWN]}"
+    return name if base is None else f"{name} on {base}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from capfilt.flags import Flag, check_names, constructed, flags_of, replaced
 from capfilt.models.checkpoints import EMBEDDED, resolve_model, share_weights
 from capfilt.models.families import ModelKind, model_kind
 from capfilt.models.recipe import Beam, FilterRecipe, Nucleus, ScorerRecipe
+from capfilt.models.vocabulary import check_encoder_token
 from capfilt.option import MODELS, POLICY
 from capfilt.recipe.pipeline_file import load_pipeline
 from capfilt.recipe.round import Round
@@ -213,15 +214,16 @@ def warnings_of(recipe: Round) -> list[str]:
 def _check_scores(recipe: Round) -> None:
     """Refuse a policy over scores that the round's models do not give."""
     needs = recipe.select.needs
+    kind = model_kind(Path(recipe.matching.model.path), "matcher")
+    if kind is ModelKind.BLIP_MATCHER and recipe.matching.itm_token == "enc":
+        check_encoder_token(Path(recipe.matching.model.path), recipe.matching.model.name)
     if "similarity" in needs and recipe.scorer is None:
         raise InputError(
             "the policy ranks by the similarity of a second model; give --scorer, such as "
             "openai/clip-vit-large-patch14, or --score itm or itc to take the matcher's"
         )
-    if "itm_score" in needs:
-        kind = model_kind(Path(recipe.matching.model.path), "matcher")
-        if kind is ModelKind.CLIP_MATCHER:
-            raise InputError(
-                f"{recipe.matching.model.name!r} is a CLIP, which has no ITM score; give a "
-                "--policy over --score itc, or a BLIP as --matcher and the CLIP as --scorer"
-            )
+    if "itm_score" in needs and kind is ModelKind.CLIP_MATCHER:
+        raise InputError(
+            f"{recipe.matching.model.name!r} is a CLIP, which has no ITM score; give a "
+            "--policy over --score itc, or a BLIP as --matcher and the CLIP as --scorer"
+        )

@@ -152,6 +152,41 @@ def round_name(recipe: Round, manifest_id: str) -> str:
     return fingerprint((recipe, manifest_id, *([kept.stage] if kept else [])))
 
 
+def fetched_models(recipe: Round) -> list[str]:
+    """Return the models that are more than a folder: of a hub, with their commits, or adapted."""
+    return [
+        f"{role} {model.described}"
+        for role, model in zip(("captioner", "matcher", "scorer"), recipe.models, strict=False)
+        if model.commit is not None or model.base is not None
+    ]
+
+
+def moved_models(ledger: Ledger, recipe: Round) -> list[str]:
+    """Return what to tell of models whose hub has moved since this folder's latest round.
+
+    What decides whether anything is computed again is the digest of a model's files, as always.
+    """
+    recorded = recorded_rounds(ledger)
+    before = {model.name: model for model in recorded[-1].round.models} if recorded else {}
+    return [
+        _moved(before[model.name], model)
+        for model in dict.fromkeys(recipe.models)
+        if model.name in before and None not in (model.commit, before[model.name].commit)
+        if model.commit != before[model.name].commit
+    ]
+
+
+def _moved(old: ModelRef, new: ModelRef) -> str:
+    if old.digest == new.digest:
+        then = "its files are the same, and nothing is computed again"
+    else:
+        then = (
+            "its files differ, so what the old ones computed is computed again; to go on with the "
+            f"old ones, give {old.name.partition('@')[0]}@{old.commit}"
+        )
+    return f"{new.name} has moved on its hub, {old.described} to {new.described}: {then}"
+
+
 def recorded_rounds(ledger: Ledger) -> list[RecordedRound]:
     """Return the rounds of a run folder, oldest first."""
     return [load_record(file) for file in round_files(ledger)]

@@ -8,6 +8,7 @@ from pathlib import Path
 from capfilt.commands import verbs as commands
 from capfilt.commands.evaluate import EvaluateOptions, evaluate
 from capfilt.engine.finish import Finished
+from capfilt.engine.passes import bf16_warning
 from capfilt.errors import DamageError, InputError, NothingUsableError
 from capfilt.inputs import open_input
 from capfilt.models.checkpoints import resolve_model
@@ -34,6 +35,9 @@ def run_rounds(rounds: Rounds, given: Given, progress: Bars, say: Say) -> Rounds
         CapfiltError: what a step raises; finished steps are kept.
     """
     checked = check(rounds, given)
+    slow = bf16_warning([plan.precision for plan in rounds.trainings], checked.devices)
+    if slow is not None:
+        say(slow)
     checked.place.record(checked.steps)
     doing = _Doing(checked, progress, say)
     for step in checked.steps:
@@ -117,7 +121,12 @@ class _Doing:
             precision=self.checked.rounds.filter.precision,
             device=self.checked.devices[0],
         )
-        found = evaluate(str(self.checked.held_out), options, self.progress)
+        found = evaluate(
+            str(self.checked.held_out),
+            options,
+            self.progress,
+            lambda _: None,  # how slow bf16 is was told at the start
+        )
         if found.retrieval_itm is None or found.captions is None:
             raise DamageError(f"{step.title()} lacks figures")
         itm, captions = found.retrieval_itm, found.captions

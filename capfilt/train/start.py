@@ -9,7 +9,10 @@ from typing import Final, Literal
 
 from capfilt.errors import ModelError
 from capfilt.models.checkpoints import resolve_model
-from capfilt.models.families import Role
+from capfilt.models.checkpoints.adapters import is_adapter
+from capfilt.models.checkpoints.resolving import check_architecture, find_folder
+from capfilt.models.checkpoints.weights import check_whole, weights_of
+from capfilt.models.families import Role, WrongKindError, model_kind
 
 _ROLES: Final[tuple[Role, ...]] = ("captioner", "matcher")
 
@@ -55,7 +58,8 @@ def start_of(name: str, *, fresh: bool) -> Start:
     """Return a start of that name: a folder, a hub name, or `embedded`.
 
     Raises:
-        ModelError: there is no such checkpoint.
+        ModelError: there is no such checkpoint, or it cannot be used: see `resolve_model`. An
+            adapter is no start: it must be merged into its base first.
     """
     given = Path(name)
     trained = [given / role for role in ("med", "captioner", "matcher") if (given / role).is_dir()]
@@ -65,22 +69,50 @@ def start_of(name: str, *, fresh: bool) -> Start:
         # A MED has all that its exports have.
         folder, parts = given, trained[:1] if trained[0].name == "med" else trained
     else:
-        folder = _checkpoint(name)
+        folder = _checkpoint(name, fresh=fresh)
         parts = [folder]
+    weights = [] if fresh else [file for part in parts for file in _weights(part)]
+    if fresh:
+        check_architecture(folder)
     wanted = ("*.json", "*.txt") if fresh else ("*.json", "*.txt", "*.safetensors")
     digest = hashlib.sha256()
-    for file in sorted({file for part in parts for kind in wanted for file in part.glob(kind)}):
+    found = {file for part in parts for kind in wanted for file in part.glob(kind)}
+    for file in sorted({*found, *weights}):
         with file.open("rb") as stream:
             content = hashlib.file_digest(stream, "sha256").hexdigest()
         digest.update(f"{file.parent.name}/{file.name}\0{content}\n".encode())
     return Start(folder.resolve(), fresh, digest.hexdigest())
 
 
-def _checkpoint(name: str) -> Path:
+def _checkpoint(name: str, *, fresh: bool) -> Path:
     """Return the folder of a single checkpoint, a captioner or a matcher."""
     try:
-        return Path(resolve_model(name, "captioner").path)
-    except ModelError as error:
-        with contextlib.suppress(ModelError):
-            return Path(resolve_model(name, "matcher").path)
+        return _checkpoint_as(name, "captioner", fresh)
+    except WrongKindError as error:
+        with contextlib.suppress(WrongKindError):
+            return _checkpoint_as(name, "matcher", fresh)
         raise error
+
+
+def _checkpoint_as(name: str, role: Role, fresh: bool) -> Path:
+    if fresh:
+        folder = find_folder(name, role)
+        model_kind(folder, role)
+    else:
+        ref = resolve_model(name, role)
+        folder = Path(ref.path if ref.adapter is None else ref.adapter)
+    if is_adapter(folder):
+        raise ModelError(
+            f"{name!r} is an adapter, and a training starts from whole weights; merge it into its "
+            "base (peft's merge_and_unload) and save the result"
+        )
+    return folder
+
+
+def _weights(part: Path) -> list[Path]:
+    """Return the weight files that a training reads, after a look at whether they are whole."""
+    files = sorted(part.glob("*.safetensors"))
+    if part.name != "med":
+        files = list(weights_of(part).files)
+    check_whole(files)
+    return files

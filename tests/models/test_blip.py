@@ -14,6 +14,7 @@ from capfilt.errors import InputError, ModelError
 from capfilt.models.blip import BlipCaptioner, BlipMatcher
 from capfilt.models.checkpoints import resolve_model, share_weights
 from capfilt.models.compute.loading import Normaliser
+from capfilt.models.families import ModelKind
 from capfilt.models.filter_text import normalise_for_filter
 from capfilt.models.pixels import load_rgb
 from capfilt.models.protocols import Pixels
@@ -69,7 +70,8 @@ def test_preprocessing_is_that_of_transformers(
     rng = np.random.default_rng(0)
     original = Image.fromarray(rng.integers(0, 255, (71, 113, 3), dtype=np.uint8))
     original.save(tmp_path / "x.png")
-    ours = Normaliser(resolve_model(str(tiny_pair[0]), "captioner"), "cpu", torch.float32)(
+    ref = resolve_model(str(tiny_pair[0]), "captioner")
+    ours = Normaliser(ref, ModelKind.BLIP_CAPTIONER, "cpu", torch.float32)(
         [load_rgb((tmp_path / "x.png").read_bytes(), 32)]
     )
     processor = BlipImageProcessorPil.from_pretrained(tiny_pair[0])
@@ -228,6 +230,7 @@ def test_shared_weights_are_noticed(tiny_pair: tuple[Path, Path], tmp_path: Path
     model = BlipForImageTextRetrieval.from_pretrained(tiny_pair[1])
     vision = BlipForConditionalGeneration.from_pretrained(tiny_pair[0]).vision_model
     model.vision_model.load_state_dict(vision.state_dict())
+    shutil.copytree(tiny_pair[1], tmp_path / "shared")
     model.save_pretrained(tmp_path / "shared")
     assert share_weights(captioner, resolve_model(str(tmp_path / "shared"), "matcher"))
 

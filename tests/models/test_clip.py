@@ -12,11 +12,12 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 
 from capfilt.errors import ModelError
 from capfilt.models.checkpoints import resolve_model
-from capfilt.models.clip import ClipMatcher, clip_preprocessing
+from capfilt.models.clip import ClipMatcher
 from capfilt.models.compute.loading import Normaliser
 from capfilt.models.families import ModelKind, model_kind
 from capfilt.models.opening import open_matcher
 from capfilt.models.pixels import load_rgb
+from capfilt.models.preprocessing import preprocessing_of
 from capfilt.models.protocols import framing_of
 from tests.models.tiny2 import SIDE, reference_pixels, save_clip, some_images
 
@@ -40,7 +41,7 @@ def test_preprocessing_is_that_of_transformers(folder: Path, size: tuple[int, in
     out = io.BytesIO()
     original.save(out, "PNG")
     normalise = Normaliser(
-        resolve_model(str(folder), "matcher"), "cpu", torch.float32, clip_preprocessing
+        resolve_model(str(folder), "matcher"), ModelKind.CLIP_MATCHER, "cpu", torch.float32
     )
     ours = normalise([load_rgb(out.getvalue(), SIDE, "crop")])
     theirs = CLIPImageProcessorPil.from_pretrained(folder)([original], return_tensors="pt")
@@ -109,4 +110,4 @@ def test_other_preprocessing_is_refused(tmp_path: Path) -> None:
     crop = {"height": 24, "width": 24}
     CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size=crop).save_pretrained(tmp_path)
     with pytest.raises(ModelError, match="crops a square"):
-        clip_preprocessing(str(tmp_path))
+        preprocessing_of(tmp_path, ModelKind.CLIP_MATCHER)

@@ -379,7 +379,8 @@ def test_the_fields_of_speed_and_place_are_these() -> None:
     found = {n for stage in stages(*PLACELESS) for n, counts, _ in variants(stage) if not counts}
     speed = {"device", "timeout", "total_timeout", "threads", "host_requests"}
     who = {"allow_private_hosts", "proxy", "user_agent", "referer"}
-    assert found == speed | who | {"model.name", "model.path"}
+    place = {f"model.{name}" for name in ("name", "path", "commit", "adapter", "base")}
+    assert found == speed | who | place
 
 
 def test_another_kind_of_decoding_is_another_identity() -> None:

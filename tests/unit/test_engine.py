@@ -1,6 +1,8 @@
 from pathlib import Path
 
-from capfilt.engine.passes import precision_hint
+import pytest
+
+from capfilt.engine.passes import bf16_warning, precision_hint
 from capfilt.models.compute.packed_linear import fast_bf16_cpu
 from capfilt.models.recipe import ModelRef
 
@@ -24,3 +26,15 @@ def test_large_models_at_full_precision_get_a_hint_where_half_is_fast(tmp_path: 
 def test_a_processor_gets_one_only_if_it_has_bf16_units(tmp_path: Path) -> None:
     told = precision_hint((model(tmp_path / "large", 10**9),), ("fp32",), ("cpu",))
     assert (told is not None) == fast_bf16_cpu()
+
+
+@pytest.mark.parametrize("units", [True, False])
+def test_bf16_without_units_for_it_is_warned_of(
+    units: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("capfilt.models.compute.packed_linear.fast_bf16_cpu", lambda: units)
+    told = bf16_warning(("fp32", "bf16"), ("cpu",))
+    assert (told is None) == units
+    assert told is None or "leave --precision bf16 out" in told
+    assert bf16_warning(("fp32", "fp32"), ("cpu",)) is None
+    assert bf16_warning(("bf16",), ("cuda:0", "cuda:1")) is None

@@ -14,13 +14,14 @@ import pytest
 from PIL import Image
 
 from capfilt.errors import InputError
-from capfilt.evaluate.models import Settings, evaluate
+from capfilt.evaluate.models import Settings, evaluate, find_models
 from capfilt.evaluate.pairs import load_pairs
 from capfilt.models.blip import BlipMatcher
 from capfilt.models.checkpoints import EMBEDDED_FOLDER as MODELS
 from capfilt.models.checkpoints import resolve_model
 from capfilt.simweb.falsehoods import rng_of
 from capfilt.simweb.grammar import corrupt, describe
+from tests.models.tiny2 import save_clip
 from tests.stages.pictures import make_pictures
 
 CAPTIONER, MATCHER = str(MODELS / "captioner"), str(MODELS / "matcher")
@@ -141,15 +142,15 @@ def test_bad_rows_change_no_figure_of_the_others(data: Path) -> None:
         origins=[["web", "web"], *pairs.origins],
         left_out={"no_text": 1},
     )
-    found = evaluate(worse, None, MATCHER, Settings(top=3), asked.append)
+    found = evaluate(worse, find_models(None, MATCHER), Settings(top=3), asked.append)
     assert found.left_out == {"no_text": 1, "undecodable": 2}
     assert "1 row without a text, 2 rows with an image that cannot be decoded" in found.text()
     assert sum(asked) == 6
-    same = evaluate(pairs, None, MATCHER, Settings(top=3), asked.append)
+    same = evaluate(pairs, find_models(None, MATCHER), Settings(top=3), asked.append)
     assert replace(found, left_out={}) == same
     only = replace(worse, images=worse.images[:1], texts=[["x"]], truth=[[True]], origins=[["w"]])
     with pytest.raises(InputError, match="nothing to evaluate on: 1 row without a text, 1"):
-        evaluate(only, None, MATCHER, Settings(), asked.append)
+        evaluate(only, find_models(None, MATCHER), Settings(), asked.append)
 
 
 def test_wrong_figures_are_refused(data: Path) -> None:
@@ -167,20 +168,20 @@ def test_what_no_model_could_answer_is_refused_before_any_is_asked(data: Path) -
     assert pairs.truth is not None
     nothing = replace(pairs, truth=[[False] * len(own) for own in pairs.truth])
     with pytest.raises(InputError, match="no text is true"):
-        evaluate(nothing, None, MATCHER, Settings(), asked.append)
+        evaluate(nothing, find_models(None, MATCHER), Settings(), asked.append)
     some = replace(pairs, truth=[[False] * 3, *pairs.truth[1:]])
     with pytest.raises(InputError, match="some images have none"):
-        evaluate(some, CAPTIONER, None, Settings(), asked.append)
+        evaluate(some, find_models(CAPTIONER, None), Settings(), asked.append)
     dumb = replace(pairs, texts=[["?"] * 3] * 4)
     with pytest.raises(InputError, match="no text here has one"):
-        evaluate(dumb, CAPTIONER, None, Settings(), asked.append)
+        evaluate(dumb, find_models(CAPTIONER, None), Settings(), asked.append)
     assert not asked
 
 
 def test_trained_models_are_better_than_chance(data: Path) -> None:
     seen: list[int] = []
     pairs = load_pairs(str(data), "true")
-    found = evaluate(pairs, CAPTIONER, MATCHER, Settings(top=10), seen.append)
+    found = evaluate(pairs, find_models(CAPTIONER, MATCHER), Settings(top=10), seen.append)
     assert sum(seen) == 80  # each image once for each model
     assert found.filter is not None
     assert found.filter.auc > 0.8
@@ -230,8 +231,7 @@ def test_the_command_tells_machines(data: Path) -> None:
     assert "give --captioner, --matcher or both" in nothing.stderr
 
 
-def test_a_matcher_that_is_no_blip_is_refused(tmp_path: Path, data: Path) -> None:
-    (tmp_path / "config.json").write_text('{"model_type": "clip", "architectures": ["CLIPModel"]}')
-    (tmp_path / "model.safetensors").write_bytes(b"")
+def test_a_matcher_that_is_no_blip_is_refused_before_data_are_read(tmp_path: Path) -> None:
+    folder = save_clip(tmp_path / "clip")
     with pytest.raises(InputError, match="is no BLIP"):
-        evaluate(load_pairs(str(data)), None, str(tmp_path), Settings(), lambda _: None)
+        find_models(None, str(folder))

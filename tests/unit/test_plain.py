@@ -17,7 +17,8 @@ from capfilt.stages.download import Download, Resize
 from capfilt.stages.policies.blip import Select
 
 texts = st.text(max_size=8)
-models = st.builds(ModelRef, texts, texts, texts)
+maybe = st.none() | texts
+models = st.builds(ModelRef, texts, texts, texts, maybe, maybe, maybe)
 shares = st.floats(0.01, 1.0)
 precisions = st.sampled_from(["fp32", "bf16"])
 decodings = st.one_of(
@@ -149,3 +150,20 @@ def test_only_classes_that_the_hints_name_are_built() -> None:
         plain["caption"]["decoding"] = {"type": name, "args": ["touch", "x"]}
         with pytest.raises(DamageError, match="none of"):
             from_plain(Round, plain)
+
+
+def test_records_of_before_commits_were_kept_still_load() -> None:
+    plain = plain_round()
+    for name in ("commit", "adapter", "base"):
+        del plain["caption"]["model"][name]
+        del plain["matching"]["model"][name]
+    assert from_plain(Round, plain) == ROUND
+
+
+def test_where_a_model_came_from_is_no_part_of_what_it_is() -> None:
+    here = ModelRef("d", "org/name@v1", "/a", "abcdef0123456", None, None)
+    there = ModelRef("d", "folder", "/b", None, "/c", "org/base@1234567")
+    assert fingerprint(here) == fingerprint(there)
+    assert here.described == "org/name@abcdef0"
+    assert there.described == "folder on org/base@1234567"
+    assert ModelRef("d", "a@b", "/a@b").described == "a@b"

@@ -314,6 +314,10 @@ def _shape(folder: Path, kind: str, large: bool) -> Path:
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(config))
     save_file({"x": np.zeros(1, np.float32)}, folder / "model.safetensors")
+    words = [f"[unused{number}]" for number in range(30_522)]  # a BERT's, as released
+    words[0], words[102] = "[PAD]", "[SEP]"
+    (folder / "vocab.txt").write_text("\n".join(words) + "\n")
+    (folder / "preprocessor_config.json").write_text("{}")
     return folder
 
 

@@ -5,26 +5,39 @@ checkpoint would then score at random, silently, for days; so any missing or une
 an error here.
 """
 
+import contextlib
+import pickle
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
+import tempfile
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from transformers import AutoTokenizer, PreTrainedModel
-from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 from transformers.utils import logging as transformers_logging
 
 from capfilt.errors import ModelError
+from capfilt.models.checkpoints.adapters import is_adapter
+from capfilt.models.checkpoints.weights import adapter_file, read_tensors, weights_of
+from capfilt.models.families import ModelKind
+from capfilt.models.preprocessing import preprocessing_of
 from capfilt.models.protocols import Pixels
 from capfilt.models.recipe import ModelRef, Precision
+from capfilt.models.vocabulary import check_vocabulary
 
-_BICUBIC: Final = 3
 # Buffers that older releases stored with the weights; they hold 0, 1, 2, … and nothing learnt.
 _KNOWN_EXTRA: Final = re.compile(r"(^|\.)position_ids$")
+# The part of an adapter's tensor name that follows the module's.
+_ADAPTED: Final = re.compile(r"\.(lora|hada|lokr|ia3)_.*$")
 _DTYPES: Final = {"fp32": torch.float32, "bf16": torch.bfloat16}
+_UNREADABLE: Final = (
+    *(OSError, ValueError, RuntimeError, KeyError, TypeError, EOFError, ImportError),
+    *(pickle.UnpicklingError, SafetensorError),
+)
 
 
 def load_checkpoint(
@@ -37,11 +50,20 @@ def load_checkpoint(
     """
     transformers_logging.disable_progress_bar()  # a bar a worker for half a second of loading
     try:
-        model, info = model_class.from_pretrained(
-            ref.path, output_loading_info=True, local_files_only=True, dtype=torch.float32
-        )
-    except (OSError, ValueError, RuntimeError) as error:
-        raise ModelError(f"{ref.name!r} cannot be loaded from {ref.path}: {error}") from error
+        weights = weights_of(Path(ref.path))
+        with _without_adapter(Path(ref.path)) as folder:
+            model, info = model_class.from_pretrained(
+                folder,
+                output_loading_info=True,
+                local_files_only=True,
+                dtype=torch.float32,
+                use_safetensors=weights.safe,
+                weights_only=True,  # a pickle that needs more could run code
+            )
+    except _UNREADABLE as error:
+        raise ModelError(
+            f"{ref.name!r} cannot be loaded from {ref.path}: {_one_line(error)}"
+        ) from error
     missing = sorted(info["missing_keys"])
     unexpected = sorted(k for k in info["unexpected_keys"] if not _KNOWN_EXTRA.search(k))
     mismatched = sorted(str(k) for k in info["mismatched_keys"])
@@ -52,67 +74,91 @@ def load_checkpoint(
             f"{_told('of another shape', mismatched)}. What is missing would be random numbers; "
             "give a checkpoint of the right kind"
         )
+    if ref.adapter is not None:
+        model = _merged(model, ref, ref.adapter)
     return model.to(device=device, dtype=_DTYPES[precision]).eval().requires_grad_(False)
 
 
-def load_tokenizer(ref: ModelRef) -> Any:  # transformers' tokenizers are untyped
+@contextlib.contextmanager
+def _without_adapter(folder: Path) -> Iterator[Path]:
+    """Yield a folder of the same files without an adapter's.
+
+    Where peft is installed, transformers would put an adapter into the model by itself, unmerged,
+    and say nothing of weights that are missing.
+    """
+    if not is_adapter(folder):
+        yield folder
+        return
+    with tempfile.TemporaryDirectory(prefix="capfilt-") as clean:
+        for file in folder.iterdir():
+            if not file.name.startswith("adapter_"):
+                (Path(clean) / file.name).symlink_to(file.resolve())
+        yield Path(clean)
+
+
+def _merged(model: Any, ref: ModelRef, adapter: str) -> Any:  # untyped classes
+    """Return a model with an adapter merged into its weights.
+
+    Raises:
+        ModelError: the adapter does not fit the model.
+    """
+    from peft import PeftModel, get_peft_model_state_dict
+
+    given = set(read_tensors(adapter_file(Path(adapter))))
+    try:
+        with warnings.catch_warnings(action="ignore"):  # between peft and transformers
+            adapted = PeftModel.from_pretrained(model, adapter, local_files_only=True)
+        placed = set(get_peft_model_state_dict(adapted, save_embedding_layers=False))
+    except (*_UNREADABLE, AttributeError) as error:
+        raise ModelError(
+            f"the adapter {adapter} does not fit {ref.path}: {_one_line(error)}"
+        ) from error
+    # peft leaves a module without matrices as the base has it; half a module would be random.
+    begun = {_ADAPTED.sub("", name) for name in given}
+    missing = sorted(name for name in placed - given if _ADAPTED.sub("", name) in begun)
+    unexpected = sorted(given - placed)
+    if missing or unexpected:
+        raise ModelError(
+            f"the adapter {adapter} does not fit {ref.path}: {_told('missing', missing)}, "
+            f"{_told('unexpected', unexpected)}; give it the base that it was trained on"
+        )
+    return adapted.merge_and_unload()
+
+
+def load_tokenizer(ref: ModelRef, kind: ModelKind) -> Any:  # transformers' tokenizers are untyped
     """Load the tokenizer that lies beside the weights.
+
+    Raises:
+        ModelError: there is none, it cannot be read, or it does not fit the weights.
+    """
+    tokenizer = read_tokenizer(Path(ref.path), ref.name)
+    check_vocabulary(Path(ref.path), kind, tokenizer.get_vocab())
+    return tokenizer
+
+
+def read_tokenizer(folder: Path, name: str) -> Any:  # transformers' tokenizers are untyped
+    """Load the tokenizer in a folder; `name` is the model's, for an error.
 
     Raises:
         ModelError: there is none, or it cannot be read.
     """
     try:
-        return AutoTokenizer.from_pretrained(ref.path, local_files_only=True)
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{ref.name!r} has no usable tokenizer in {ref.path}: {error}") from error
-
-
-@dataclass(frozen=True, slots=True)
-class Preprocessing:
-    """What a processor does to an image: its square's side, mean and deviation a channel."""
-
-    side: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    resample: int
-
-
-def squash_preprocessing(path: str) -> Preprocessing:
-    """Read the preprocessing of the BLIP family: the whole image, squashed to a square.
-
-    Raises:
-        ModelError: it is another.
-    """
-    processor = BlipImageProcessorPil.from_pretrained(path, local_files_only=True)
-    size = dict(processor.size)
-    if size.get("height") is None or size.get("height") != size.get("width"):
-        raise ModelError(f"{path} resizes to {size}; BLIP takes squares of height and width")
-    mean, std = tuple(processor.image_mean), tuple(processor.image_std)
-    return Preprocessing(int(size["height"]), mean, std, int(processor.resample))
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except _UNREADABLE as error:
+        raise ModelError(
+            f"{name!r} has no usable tokenizer in {folder}: {_one_line(error)}"
+        ) from error
 
 
 class Normaliser:
     """Turns (side, side, 3) RGB bytes into normalised pixel tensors, as the checkpoint was trained.
 
     Raises:
-        ModelError: there is no preprocessing beside the weights, or it is not what `read` reads,
-            or it resamples in another way than by bicubic interpolation.
+        ModelError: there is no preprocessing beside the weights, or it is not that of the kind.
     """
 
-    def __init__(
-        self,
-        ref: ModelRef,
-        device: str,
-        dtype: torch.dtype,
-        read: Callable[[str], Preprocessing] = squash_preprocessing,
-    ) -> None:
-        if not (Path(ref.path) / "preprocessor_config.json").is_file():
-            raise ModelError(
-                f"{ref.path} has no preprocessor_config.json; copy it beside the weights"
-            )
-        found = read(ref.path)
-        if found.resample != _BICUBIC:
-            raise ModelError(f"{ref.path} resamples by method {found.resample}, not bicubic (3)")
+    def __init__(self, ref: ModelRef, kind: ModelKind, device: str, dtype: torch.dtype) -> None:
+        found = preprocessing_of(Path(ref.path), kind)
         self.side = found.side
         self._mean = torch.tensor(found.mean, device=device).view(3, 1, 1)
         self._std = torch.tensor(found.std, device=device).view(3, 1, 1)
@@ -128,3 +174,7 @@ class Normaliser:
 def _told(what: str, names: list[str]) -> str:
     shown = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
     return f"{len(names)} {what}" + (f" ({shown})" if names else "")
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from capfilt.evaluate.models import Settings, evaluate
+from capfilt.evaluate.models import Settings, evaluate, find_models
 from capfilt.evaluate.pairs import load_pairs
 from capfilt.simweb.grammar import facts_true
 from capfilt.simweb.human import FILE
@@ -38,8 +38,8 @@ def judged(root: Path, seed: int, pretrained: Path, captioner: Path) -> Worth:
     scenes = _scenes(root / "held-out")
     how = Settings(top=32)
     own = str(pretrained / "captioner")
-    first = evaluate(pairs, own, str(pretrained / "matcher"), how, lambda _: None)
-    then = evaluate(pairs, str(captioner / "captioner"), None, how, lambda _: None)
+    first = evaluate(pairs, find_models(own, str(pretrained / "matcher")), how, lambda _: None)
+    then = evaluate(pairs, find_models(str(captioner / "captioner"), None), how, lambda _: None)
     by_itc, by_itm = first.retrieval_itc, first.retrieval_itm
     if by_itc is None or by_itm is None or first.captions is None or then.captions is None:
         raise RuntimeError("both models were given, so both are judged")
