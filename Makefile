@@ -52,16 +52,16 @@ chaos: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.e2e.chaos --kills $(KILLS)
 
 # JUICER=path/to/python of an environment with py-data-juicer 1.6.1 puts it into the table.
-bench-# The wheel as a user gets it: what is in it, a demo, a shipped pipeline by name, the public names.
-wheel-test: $(STAMP)
-	rm -rf dist .wheel && $(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
-	$(BIN)/python -m tests.e2e.wheel dist/*.whl .wheel
-
-models: $(STAMP)
+bench-models: $(STAMP)
 	$(BIN)/python -m tests.benchmarks.models $(if $(JUICER),--data-juicer $(JUICER)) $(BENCH)
 
 proof: $(STAMP)
 	$(BIN)/python -m pipelines.experiments.proof --run $(PROOF)
+
+# The wheel as a user gets it: what is in it, a demo, a shipped pipeline by name, the public names.
+wheel-test: $(STAMP)
+	rm -rf dist .wheel && $(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+	$(BIN)/python -m tests.e2e.wheel dist/*.whl .wheel
 
 models: $(STAMP)
 	$(BIN)/python -m pipelines.experiments.train --out runs/models

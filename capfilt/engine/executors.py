@@ -14,6 +14,7 @@ from concurrent.futures import FIRST_COMPLETED, FIRST_EXCEPTION, Future, Process
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from multiprocessing import util
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol, TypeAlias, runtime_checkable
 
@@ -187,7 +188,7 @@ def _polling(ticks: _Numbers, advance: Advance) -> Iterator[None]:
 # --- in the worker process
 
 _work: Final = queue.SimpleQueue[Callable[[int, str], None]]()  # holds the opened job, once
-_open_jobs: Final = contextlib.ExitStack()  # never closed: the process's end frees everything
+_open_jobs: Final = contextlib.ExitStack()
 
 
 def _start_worker(
@@ -205,6 +206,8 @@ def _start_worker(
         ticks[worker] += rows
 
     do = _open_jobs.enter_context(job.open(worker, advance))
+    # While modules are still whole: the interpreter's own end takes them apart first.
+    util.Finalize(None, _open_jobs.close, exitpriority=10)
 
     def do_and_tell(place: int, shard: str) -> None:
         held[worker] = place
