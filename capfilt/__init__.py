@@ -14,7 +14,15 @@ if TYPE_CHECKING:
     from capfilt.export import ExportConfig
     from capfilt.inputs import InputSpec
     from capfilt.models.checkpoints import resolve_model
-    from capfilt.models.recipe import Beam, FilterRecipe, Lengths, ModelRef, Nucleus, ScorerRecipe
+    from capfilt.models.recipe import (
+        NO_CHECKPOINT,
+        Beam,
+        FilterRecipe,
+        Lengths,
+        ModelRef,
+        Nucleus,
+        ScorerRecipe,
+    )
     from capfilt.recipe.options import RoundOptions, build_round
     from capfilt.recipe.round import Round
     from capfilt.rounds.config import Rounds
@@ -22,9 +30,11 @@ if TYPE_CHECKING:
     from capfilt.stages.dedup.barrier import Dedup
     from capfilt.stages.download import Download, Resize
     from capfilt.stages.policies.blip import Select
+    from capfilt.stages.policies.own import TextPolicy
     from capfilt.train.plan import PairFolder, TrainPlan
 
 _PLACES: Final = {
+    "NO_CHECKPOINT": "capfilt.models.recipe",
     "Beam": "capfilt.models.recipe",
     "CapfiltError": "capfilt.errors",
     "Caption": "capfilt.stages.caption",
@@ -44,6 +54,7 @@ _PLACES: Final = {
     "Rounds": "capfilt.rounds.config",
     "ScorerRecipe": "capfilt.models.recipe",
     "Select": "capfilt.stages.policies.blip",
+    "TextPolicy": "capfilt.stages.policies.own",
     "TrainPlan": "capfilt.train.plan",
     "build_round": "capfilt.recipe.options",
     "resolve_model": "capfilt.models.checkpoints",
@@ -52,6 +63,7 @@ _PLACES: Final = {
 }
 
 __all__ = [
+    "NO_CHECKPOINT",
     "Beam",
     "CapfiltError",
     "Caption",
@@ -71,6 +83,7 @@ __all__ = [
     "Rounds",
     "ScorerRecipe",
     "Select",
+    "TextPolicy",
     "TrainPlan",
     "__version__",
     "build_round",

@@ -2,7 +2,8 @@
 
     CapfiltError                exit code 1
     ├── InputError              exit code 2   a file, column, option or folder given by the user
-    │   └── ModelError          exit code 2   a checkpoint that cannot do what it is asked
+    │   ├── ModelError          exit code 2   a checkpoint that cannot do what it is asked
+    │   └── CodeNeededError     exit code 2   code of a user's that a run folder only names
     ├── PlanError               exit code 2   stages that do not fit together
     ├── DamageError             exit code 3   a file of the run is torn, missing or foreign
     ├── NothingUsableError      exit code 3   every row of the input failed
@@ -49,6 +50,10 @@ class InputError(CapfiltError):
 
 class ModelError(InputError):
     """A checkpoint is incomplete, of the wrong kind, or cannot be read."""
+
+
+class CodeNeededError(InputError):
+    """A run folder names code of a user's, which runs only where the user names it again."""
 
 
 class PlanError(CapfiltError):

@@ -2,18 +2,23 @@
 
 Each dataclass is written with its class name, so that a field of several possible types (nucleus
 sampling or beam search) comes back as what it was. Only classes that the type hints name are ever
-built: a run folder from a stranger can fill in fields, nothing else.
+built, and those of code that the user has named: a run folder from a stranger can fill in fields,
+nothing else. A class that is not capfilt's is written with the name of its file.
 """
 
 import dataclasses
+import sys
 import types
 import typing
+from pathlib import Path
 from typing import Any, TypeVar
 
-from capfilt.errors import DamageError
+from capfilt.errors import CodeNeededError, DamageError
+from capfilt.fingerprint import code_identity
+from capfilt.usercode import user_classes
 
 T = TypeVar("T")
-_TYPE = "type"
+_TYPE, _CODE = "type", "code"
 
 
 def to_plain(value: object) -> Any:  # a JSON tree has no narrower type
@@ -24,10 +29,17 @@ def to_plain(value: object) -> Any:  # a JSON tree has no narrower type
             for f in dataclasses.fields(value)
             if f.metadata.get("capfilt_recorded", True)
         }
-        return {_TYPE: type(value).__name__, **fields}
+        return {_TYPE: type(value).__name__, **_code_of(type(value)), **fields}
     if isinstance(value, tuple | list):
         return [to_plain(item) for item in value]
     return value
+
+
+def _code_of(cls: type) -> dict[str, str]:
+    """Return the file that defines a class which is not capfilt's, or that it derives from."""
+    if not code_identity(cls):
+        return {}
+    return {_CODE: Path(getattr(sys.modules[cls.__module__], "__file__", "") or "").name}
 
 
 def from_plain(cls: type[T], plain: object) -> T:
@@ -35,6 +47,7 @@ def from_plain(cls: type[T], plain: object) -> T:
 
     Raises:
         DamageError: fields are unknown, missing or of other types.
+        CodeNeededError: it names a class of a user's whose file nobody has named.
     """
     try:
         built = _build(cls, plain, cls.__name__)
@@ -48,6 +61,8 @@ def from_plain(cls: type[T], plain: object) -> T:
 def _build(hint: Any, plain: Any, where: str) -> Any:  # type hints and JSON are both untyped
     if hint is Any or (plain is None and types.NoneType in typing.get_args(hint)):
         return plain
+    if isinstance(plain, dict) and _CODE in plain:
+        return _build_dataclass(_own_class(plain), plain, where)
     origin = typing.get_origin(hint)
     if origin in {typing.Union, types.UnionType}:
         return _build(_chosen(typing.get_args(hint), plain, where), plain, where)
@@ -66,15 +81,27 @@ def _build(hint: Any, plain: Any, where: str) -> Any:  # type hints and JSON are
 
 def _build_dataclass(hint: Any, plain: dict[str, Any], where: str) -> Any:  # as above
     hints = typing.get_type_hints(hint)
-    unknown = set(plain) - {field.name for field in dataclasses.fields(hint)} - {_TYPE}
+    unknown = set(plain) - {field.name for field in dataclasses.fields(hint)} - {_TYPE, _CODE}
     if unknown:
         raise TypeError(f"{where} has no {', '.join(sorted(unknown))}")
     fields = {
         name: _build(hints[name], value, f"{where}.{name}")
         for name, value in plain.items()
-        if name != _TYPE
+        if name not in {_TYPE, _CODE}
     }
     return hint(**fields)
+
+
+def _own_class(plain: dict[str, Any]) -> type:  # as above
+    """Return the class of a user's that `plain` names."""
+    name, file = plain[_TYPE], plain[_CODE]
+    found = user_classes().get(name)
+    if found is None:
+        raise CodeNeededError(
+            f"this run has code of its own, {name} of {file}, and a run folder never brings code "
+            f"with it; name the file: --pipeline …/{file}"
+        )
+    return found
 
 
 def _chosen(members: tuple[Any, ...], plain: Any, where: str) -> Any:  # as above

@@ -14,10 +14,12 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Final
+from typing import Final, TypeVar
 
-from capfilt.errors import InputError
+from capfilt.errors import CapfiltError, InputError
+from capfilt.fingerprint import code_identity
 
+T = TypeVar("T")
 _PREFIX: Final = "capfilt_user_"
 _loaded: Final[dict[str, ModuleType]] = {}  # by the place that the user named
 
@@ -41,17 +43,22 @@ def load_code(place: str) -> ModuleType:
     return _loaded[place]
 
 
-def named_code(text: str) -> Any:  # whatever the user's code defines
-    """Return what `FILE.py:NAME` or `MODULE:NAME` names.
+def named_recipe(text: str, kind: type[T]) -> T:
+    """Return what `FILE.py:NAME` or `MODULE:NAME` names: a recipe, or a class of one.
 
     Raises:
-        InputError: the code fails, or defines nothing of that name.
+        InputError: the code fails, or defines no such recipe of that name.
     """
     place, _, name = text.rpartition(":")
-    module = load_code(place)
-    if not hasattr(module, name):
-        raise InputError(f"{place} defines no {name}")
-    return getattr(module, name)
+    found = getattr(load_code(place), name, None)
+    if isinstance(found, type) and issubclass(found, kind):
+        try:
+            return found()
+        except TypeError as error:
+            raise InputError(f"{text}: give its fields defaults ({error})") from error
+    if isinstance(found, kind):
+        return found
+    raise InputError(f"{place} defines no {name} that is a {kind.__name__}")
 
 
 def is_code(text: object) -> bool:
@@ -64,23 +71,21 @@ def is_code(text: object) -> bool:
 
 
 def user_classes() -> dict[str, type]:
-    """Return the dataclasses that the code named so far defines, by name."""
+    """Return the dataclasses that are not capfilt's in the code named so far, by name."""
     return {
         value.__name__: value
         for module in _loaded.values()
         for value in vars(module).values()
-        if isinstance(value, type)
-        and dataclasses.is_dataclass(value)
-        and value.__module__ == module.__name__
+        if isinstance(value, type) and dataclasses.is_dataclass(value) and code_identity(value)
     }
 
 
-def user_files() -> tuple[UserFile, ...]:
-    """Return the files run so far, for `restore_code` in another process."""
+def user_files(pickled: bytes) -> tuple[UserFile, ...]:
+    """Return the files run so far that a pickle refers to, for `restore_code` elsewhere."""
     return tuple(
         UserFile(str(module.__file__), module.__name__)
         for module in _loaded.values()
-        if module.__name__.startswith(_PREFIX)
+        if module.__name__.startswith(_PREFIX) and module.__name__.encode() in pickled
     )
 
 
@@ -112,7 +117,10 @@ def _run_file(file: Path) -> ModuleType:
     sys.modules[name] = module  # dataclasses and pickle look their module up
     try:
         spec.loader.exec_module(module)
-    except (SyntaxError, NameError, TypeError, AttributeError, ImportError) as error:
+    except CapfiltError:
+        del sys.modules[name]
+        raise
+    except Exception as error:  # a stranger's code may raise anything
         del sys.modules[name]
         raise InputError(f"{file} fails: {type(error).__name__}: {error}") from error
     return module

@@ -11,15 +11,25 @@ from capfilt.cli.signature import takes
 from capfilt.commands import Hardware, verbs
 from capfilt.export import ExportConfig
 from capfilt.flags import constructed, flags_of
+from capfilt.recipe.pipeline_file import run_pipeline
 from capfilt.stages.download import Download
 from capfilt.stages.policies.presets import Policy
 
+Code = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--pipeline",
+        help="A file of code of your own that the run has (again for another)",
+        show_default=False,
+    ),
+]
 RunDir = Annotated[Path, typer.Argument(help="The run folder", show_default=False)]
 
 
-def status(run_dir: RunDir, as_json: AsJson = False) -> None:
+def status(run_dir: RunDir, pipeline: Code = None, as_json: AsJson = False) -> None:
     """Say how far a run is: shards and rows done by every stage, failures, and the funnel."""
     with errors():
+        _load(pipeline)
         show(verbs.status(run_dir), as_json)
 
 
@@ -27,6 +37,7 @@ def status(run_dir: RunDir, as_json: AsJson = False) -> None:
 def retry(
     run_dir: RunDir,
     fetch_only: Annotated[bool, typer.Option(help="Only fetch; `run` does the rest")] = False,
+    pipeline: Code = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
     **given: Any,  # by flag
@@ -39,6 +50,7 @@ def retry(
     that came, unless --fetch-only is given.
     """
     with errors():
+        _load(pipeline)
         hardware = constructed(Hardware, given)
         bars = progress_bar(quiet)
         show(verbs.retry(run_dir, given, fetch_only, hardware, bars, say), as_json)
@@ -51,6 +63,7 @@ def export(
     replace: Annotated[
         bool, typer.Option("--replace", help="Replace another or a damaged export that lies there")
     ] = False,
+    pipeline: Code = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
     **given: Any,  # by flag
@@ -60,6 +73,7 @@ def export(
     The run itself stays what it is; `status` lists its exports.
     """
     with errors():
+        _load(pipeline)
         how = verbs.Exporting(to, given, replace)
         show(verbs.export(run_dir, how, progress_bar(quiet), say), as_json)
 
@@ -69,11 +83,13 @@ def verify(
     repair: Annotated[
         bool, typer.Option("--repair", help="Move what is damaged to `damaged`; run makes it again")
     ] = False,
+    pipeline: Code = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
     """Read everything again and check digests, counts and schemas. Exit code 3 on damage."""
     with errors():
+        _load(pipeline)
         found = verbs.verify(run_dir, progress_bar(quiet), repair)
         show(found, as_json)
         if found.problems:
@@ -84,8 +100,16 @@ def gc(
     run_dir: RunDir,
     yes: Annotated[bool, typer.Option("--yes", help="Remove, not only list")] = False,
     keep: Annotated[int, typer.Option(help="How many of the latest rounds are kept", min=1)] = 1,
+    pipeline: Code = None,
     as_json: AsJson = False,
 ) -> None:
     """List what the latest round does not need; with --yes remove it."""
     with errors():
+        _load(pipeline)
         show(verbs.gc(run_dir, keep, yes), as_json)
+
+
+def _load(pipelines: list[str] | None) -> None:
+    """Run code of the user's; it is never run because a folder names it."""
+    for pipeline in pipelines or []:
+        run_pipeline(pipeline)

@@ -9,6 +9,7 @@ import numpy as np
 
 from capfilt.engine.plan import Plan, Planned
 from capfilt.engine.status import stage_status
+from capfilt.fingerprint import code_identity
 from capfilt.ledger.ledger import Ledger
 from capfilt.ledger.source import rows_of
 from capfilt.models.recipe import Beam, ModelRef
@@ -46,7 +47,10 @@ def estimate(ledger: Ledger, plan: Plan, planned: Planned) -> dict[str, Any]:  #
 
 
 def flops_per_row(stage: object) -> float | None:
-    """Return the floating-point operations a row of a model stage, None for other stages."""
+    """Return the floating-point operations a row of a model stage, None where they are unknown."""
+    model = getattr(stage, "model", None)
+    if not isinstance(model, ModelRef) or not model.has_files or code_identity(type(stage)):
+        return None
     if isinstance(stage, Caption):
         beams = stage.decoding.num_beams if isinstance(stage.decoding, Beam) else 1
         texts = stage.num_captions * beams

@@ -12,7 +12,7 @@ from capfilt.engine.attempts import attempt_of, lost_attempts
 from capfilt.engine.exports import ExportRecord, plan_of, read_record, record_files, state_of
 from capfilt.engine.passes import Progress
 from capfilt.engine.plan import Plan, Planned, is_barrier
-from capfilt.errors import DamageError
+from capfilt.errors import CodeNeededError, DamageError
 from capfilt.export.kept import Kept
 from capfilt.export.verify import verify_export
 from capfilt.ledger import source
@@ -181,6 +181,8 @@ def _unreadable(files: Sequence[Path], read: Callable[[Path], object]) -> list[P
     for file in files:
         try:
             read(file)
+        except CodeNeededError:
+            continue  # it is whole, and its code is not at hand
         except DamageError as error:
             problems.append(Problem("damaged", str(file), str(error)))
     return problems

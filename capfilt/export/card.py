@@ -111,6 +111,8 @@ def _filter(recipe: dict[str, dict[str, Any]]) -> str:  # JSON
 
 def _model(stage: dict[str, dict[str, str]]) -> str:
     model = stage["model"]
+    if not model["digest"]:
+        return f"{stage['type']} of {stage['code']}"
     name = described(model["name"], model.get("commit"), model.get("base"))
     return f"{name} (weights {model['digest']})"
 

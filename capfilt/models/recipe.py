@@ -32,9 +32,18 @@ class ModelRef:
     base: str | None = field(default=None, metadata=NOT_IDENTITY)
 
     @property
+    def has_files(self) -> bool:
+        """Whether there is a checkpoint at all; see `NO_CHECKPOINT`."""
+        return bool(self.path)
+
+    @property
     def described(self) -> str:
         """The model for people: `org/name@abc1234` where it came from a hub, else its name."""
         return described(self.name, self.commit, self.base)
+
+
+# The model of a captioner or matcher of one's own that has no checkpoint.
+NO_CHECKPOINT: Final = ModelRef(digest="", name="no checkpoint", path="")
 
 
 def described(name: str, commit: str | None, base: str | None) -> str:

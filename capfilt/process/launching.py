@@ -16,6 +16,7 @@ from typing import Any
 
 from capfilt.errors import PlanError
 from capfilt.process import signals
+from capfilt.usercode import UserFile, restore_code, user_files
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +24,7 @@ class Packed:
     """A job as it is sent to workers: pickled once for all of them."""
 
     content: bytes
+    files: tuple[UserFile, ...] = ()  # the user's code that it refers to
 
     @property
     def needs_main(self) -> bool:
@@ -31,6 +33,7 @@ class Packed:
 
     def unpack(self) -> Any:  # the job
         """Return the job."""
+        restore_code(self.files)
         return pickle.loads(self.content)
 
 
@@ -41,7 +44,8 @@ def pack(job: object) -> Packed:
         PlanError: it cannot be sent to another process.
     """
     try:
-        return Packed(pickle.dumps(job))
+        content = pickle.dumps(job)
+        return Packed(content, user_files(content))
     except (pickle.PicklingError, AttributeError, TypeError) as error:
         raise PlanError(
             f"this cannot be sent to worker processes: {error}. Define stages at the top of a "

@@ -4,7 +4,7 @@ import dataclasses
 import typing
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from capfilt.errors import InputError
 from capfilt.flags import Flag, check_names, constructed, flags_of, replaced
@@ -18,14 +18,17 @@ from capfilt.recipe.round import Round
 from capfilt.stages.caption import Caption
 from capfilt.stages.dedup.barrier import Dedup
 from capfilt.stages.policies.datacomp import BasicFilter
+from capfilt.stages.policies.own import TextPolicy
 from capfilt.stages.policies.presets import POLICIES, Policy
+from capfilt.usercode import is_code, named_recipe
 
 # Flags that choose a recipe, and set no field of one.
 _PIPELINE: Final = Flag("pipeline", str, "A file with ROUND = Round(…), or a name of ours", MODELS)
 _POLICY: Final = Flag(
     "policy",
-    Literal[tuple(POLICIES)],
-    "Which texts are kept; raw uses no model [default: blip]",
+    str,
+    f"Which texts are kept: {', '.join(POLICIES)} (uses no model), or FILE.py:NAME of your own "
+    "[default: blip]",
     POLICY,
 )
 
@@ -80,7 +83,8 @@ def changed_round(base: Round, options: Mapping[str, object]) -> Round:
     raw = options.get("policy", base.select.label) == "raw"
     if raw:
         _check_raw(options)
-    changed = replaced(_chosen(base, options), options)
+    figures = {name: value for name, value in options.items() if not is_code(value)}
+    changed = replaced(_chosen(base, options), figures)
     if raw:
         return _without_embeddings(changed, options)
     _check_policy(changed.select, options)
@@ -90,7 +94,12 @@ def changed_round(base: Round, options: Mapping[str, object]) -> Round:
 
 def _chosen(base: Round, given: Mapping[str, Any]) -> Round:  # by flag
     """Return a round with the recipes that the flags choose, before their figures are set."""
-    caption = dataclasses.replace(base.caption, decoding=_decoding(base.caption.decoding, given))
+    caption, matching = base.caption, base.matching
+    if is_code(given.get("captioner")):
+        caption = named_recipe(given["captioner"], Caption)
+    if is_code(given.get("matcher")):
+        matching = named_recipe(given["matcher"], FilterRecipe)
+    caption = dataclasses.replace(caption, decoding=_decoding(caption.decoding, given))
     select = _policy(given["policy"]) if "policy" in given else base.select
     scorer = base.scorer
     if scorer is None and "scorer" in given:
@@ -98,6 +107,7 @@ def _chosen(base: Round, given: Mapping[str, Any]) -> Round:  # by flag
     return dataclasses.replace(
         base,
         caption=caption,
+        matching=matching,
         select=_one_cut(select, given),
         scorer=scorer,
         dedup=_dedup(base.dedup, given),
@@ -105,8 +115,12 @@ def _chosen(base: Round, given: Mapping[str, Any]) -> Round:  # by flag
 
 
 def _policy(name: str) -> Policy:
+    if is_code(name):
+        return named_recipe(name, TextPolicy)
     if name not in POLICIES:
-        raise InputError(f"there is no policy {name!r}; give one of {', '.join(POLICIES)}")
+        raise InputError(
+            f"there is no policy {name!r}; give one of {', '.join(POLICIES)}, or FILE.py:NAME"
+        )
     return POLICIES[name]()
 
 
@@ -214,7 +228,8 @@ def warnings_of(recipe: Round) -> list[str]:
 def _check_scores(recipe: Round) -> None:
     """Refuse a policy over scores that the round's models do not give."""
     needs = recipe.select.needs
-    kind = model_kind(Path(recipe.matching.model.path), "matcher")
+    own = type(recipe.matching) is not FilterRecipe or not recipe.matching.model.has_files
+    kind = None if own else model_kind(Path(recipe.matching.model.path), "matcher")
     if kind is ModelKind.BLIP_MATCHER and recipe.matching.itm_token == "enc":
         check_encoder_token(Path(recipe.matching.model.path), recipe.matching.model.name)
     if "similarity" in needs and recipe.scorer is None:

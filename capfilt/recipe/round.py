@@ -5,6 +5,7 @@ bootstrap round. A run folder remembers each round that was run in it, so `statu
 `export`, `verify` and `gc` need nothing but the folder.
 """
 
+import contextlib
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,14 +13,20 @@ from typing import Final
 
 from capfilt.engine.attempts import with_attempts
 from capfilt.engine.plan import Plan, compile_plan
-from capfilt.errors import DamageError, InputError
+from capfilt.errors import CodeNeededError, DamageError, InputError
 from capfilt.export import ExportConfig
 from capfilt.fingerprint import fingerprint
 from capfilt.ledger import source
 from capfilt.ledger.ledger import Ledger
 from capfilt.ledger.sealed import sealed, unsealed
 from capfilt.ledger.source import SourceManifest, load_manifest
-from capfilt.models.recipe import FilterRecipe, ModelRef, Precision, ScorerRecipe
+from capfilt.models.recipe import (
+    CaptionerRecipe,
+    FilterRecipe,
+    ModelRef,
+    Precision,
+    ScorerRecipe,
+)
 from capfilt.option import WORK, check_options, option
 from capfilt.plain import from_plain, to_plain
 from capfilt.stage import BarrierStage, Stage
@@ -66,19 +73,17 @@ class Round:
 
     @property
     def models(self) -> tuple[ModelRef, ...]:
-        """All models of the round."""
-        if self.raw:
-            return ()
-        scorer = () if self.scorer is None else (self.scorer.model,)
-        return (self.caption.model, self.matching.model, *scorer)
+        """The checkpoints of the round."""
+        return tuple(how.model for how in self._checkpoints())
 
     @property
     def precisions(self) -> tuple[Precision, ...]:
         """The precision of each of `models`."""
-        if self.raw:
-            return ()
-        scorer = () if self.scorer is None else (self.scorer.precision,)
-        return (self.caption.precision, self.matching.precision, *scorer)
+        return tuple(how.precision for how in self._checkpoints())
+
+    def _checkpoints(self) -> list[CaptionerRecipe | FilterRecipe | ScorerRecipe]:
+        found = (self.caption, self.matching, self.scorer)
+        return [] if self.raw else [how for how in found if how and how.model.has_files]
 
     @property
     def raw(self) -> bool:
@@ -135,10 +140,11 @@ def plan_round(recipe: Round, manifest: SourceManifest, ledger: Ledger) -> Plan:
 
 def record_round(ledger: Ledger, recipe: Round, manifest_id: str) -> RecordedRound:
     """Remember that a round is run in this folder; the latest one is what other verbs act on."""
-    recorded = recorded_rounds(ledger)
-    if recorded and (recorded[-1].round, recorded[-1].manifest_id) == (recipe, manifest_id):
-        return recorded[-1]
-    number = recorded[-1].number + 1 if recorded else 1
+    last = _last_round(ledger)
+    if last is not None and (last.round, last.manifest_id) == (recipe, manifest_id):
+        return last
+    files = round_files(ledger)
+    number = int(files[-1].stem.partition("-")[0]) + 1 if files else 1
     plain = {"round": to_plain(recipe), "input": manifest_id}
     name = round_name(recipe, manifest_id)
     file = f"{_ROUNDS}/{number:06d}-{name}.json"
@@ -166,8 +172,8 @@ def moved_models(ledger: Ledger, recipe: Round) -> list[str]:
 
     What decides whether anything is computed again is the digest of a model's files, as always.
     """
-    recorded = recorded_rounds(ledger)
-    before = {model.name: model for model in recorded[-1].round.models} if recorded else {}
+    last = _last_round(ledger)
+    before = {model.name: model for model in last.round.models} if last is not None else {}
     return [
         _moved(before[model.name], model)
         for model in dict.fromkeys(recipe.models)
@@ -190,6 +196,14 @@ def _moved(old: ModelRef, new: ModelRef) -> str:
 def recorded_rounds(ledger: Ledger) -> list[RecordedRound]:
     """Return the rounds of a run folder, oldest first."""
     return [load_record(file) for file in round_files(ledger)]
+
+
+def _last_round(ledger: Ledger) -> RecordedRound | None:
+    """Return the latest round, or None where there is none, or one of code that is not at hand."""
+    files = round_files(ledger)
+    with contextlib.suppress(CodeNeededError):
+        return load_record(files[-1]) if files else None
+    return None
 
 
 def round_files(ledger: Ledger) -> list[Path]:
@@ -226,6 +240,8 @@ def load_record(file: Path) -> RecordedRound:
         plain = unsealed(file.read_text(encoding="utf-8"))
         number, _, name = file.stem.partition("-")
         return RecordedRound(int(number), from_plain(Round, plain["round"]), plain["input"], name)
+    except CodeNeededError:
+        raise
     except (OSError, ValueError, KeyError, TypeError, InputError, DamageError) as error:
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
         raise DamageError(

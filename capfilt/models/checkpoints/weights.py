@@ -85,6 +85,8 @@ def check_whole(files: Collection[Path]) -> None:
 
 def weight_bytes(model: ModelRef) -> int:
     """Return the size of a model's weight files in bytes; 0 where there are none yet."""
+    if not model.has_files:
+        return 0
     try:
         files = [*weights_of(Path(model.path)).files, *_adapter_files(model)]
     except (ModelError, OSError):
@@ -98,6 +100,8 @@ def share_weights(one: ModelRef, other: ModelRef) -> bool:
     Captioner and filter are fine-tuned apart; a filter that shares the captioner's weights shares
     its mistakes and lets them pass (BLIP Table 4: noise 8 % instead of 25 %).
     """
+    if not (one.has_files and other.has_files):
+        return False
     mine, others = _vision_digests(one), _vision_digests(other)
     return bool(mine) and mine == others
 
