@@ -1,5 +1,6 @@
 """README's commands and code, the examples and the pipelines are run, not only written."""
 
+import importlib.util
 import json
 import os
 import re
@@ -7,6 +8,7 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
@@ -16,6 +18,7 @@ from pipelines.experiments.quality import MODELS
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = {page: page.read_text(encoding="utf-8") for page in (ROOT / "docs").glob("*.md")}
 
 
 def python(*arguments: str, cwd: Path = ROOT) -> str:
@@ -103,13 +106,35 @@ def test_a_make_target_does_what_its_line_says_it_is_for(target: str) -> None:
         "bench": "benchmarks",
         "bench-models": "benchmarks.models",
         "chaos": "e2e.chaos",
+        "wheel-test": "e2e.wheel",
     }
     last = ran.stdout.strip().splitlines()[-1]
     assert places.get(target, target) in last
 
 
+def test_pages_are_short_and_their_links_lead_somewhere() -> None:
+    assert len(README.splitlines()) <= 120
+    for page, text in {ROOT / "README.md": README, **PAGES}.items():
+        assert len(text.splitlines()) <= 150, page
+        for link in re.findall(r"\]\(([^)#]+)\)", text):
+            if not link.startswith("http"):
+                assert (page.parent / link).exists(), f"{page}: {link}"
+        for module in re.findall(r"python -m ([\w.]+)", text):
+            assert importlib.util.find_spec(module), f"{page}: {module}"
+
+
+def test_the_picture_of_the_readme_is_one(bootstrap: tuple[Path, str], tmp_path: Path) -> None:
+    made = tmp_path / "report.svg"
+    python("-m", "pipelines.experiments.picture", str(bootstrap[0]), str(made))
+    drawn = ElementTree.parse(made).getroot()
+    assert len(drawn.findall(".//{*}image")) >= 1
+    assert "What became of 150 rows" in "".join(drawn.itertext())
+    shown = ElementTree.parse(ROOT / "docs" / "report.svg").getroot()
+    assert len(shown.findall(".//{*}image")) == 4
+
+
 def test_the_commands_of_the_readme_exist() -> None:
-    lines = README.replace("\\\n", " ").splitlines()
+    lines = "\n".join([README, *PAGES.values()]).replace("\\\n", " ").splitlines()
     commands = [line for line in lines if line.startswith("capfilt ")]
     assert commands
     for line in commands:
