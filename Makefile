@@ -4,6 +4,7 @@
 # make test        set up, check style and types, run all tests
 # make bench      rates of every stage, what the ledger costs, memory
 # make chaos      60 kills of runs over the simulated web, each resumed and compared
+# make mutants   22 one-line changes of the code, each of which a test must notice
 # make bench-models  captions and scores a second against transformers and data-juicer
 # make proof       the experiment: does CapFilt help on the simulated web as in the paper (docs/proof.md)
 # make wheel-test  build the wheel and try it in an environment of its own
@@ -25,7 +26,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
 TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 
-.PHONY: bootstrap round1 rounds test lint bench chaos bench-models proof wheel-test models clean
+.PHONY: bootstrap round1 rounds test lint bench chaos mutants bench-models proof wheel-test models clean
 
 bootstrap: $(STAMP)
 	$(BIN)/capfilt demo --rows $(ROWS) --run $(RUN)
@@ -52,6 +53,9 @@ chaos: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.e2e.chaos --kills $(KILLS)
 
 # JUICER=path/to/python of an environment with py-data-juicer 1.6.1 puts it into the table.
+mutants: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.mutants
+
 bench-models: $(STAMP)
 	$(BIN)/python -m tests.benchmarks.models $(if $(JUICER),--data-juicer $(JUICER)) $(BENCH)
 

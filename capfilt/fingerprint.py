@@ -15,14 +15,16 @@ from typing import Any, Final
 
 # Put into a dataclass field's metadata when the field changes speed or place but not results.
 NOT_IDENTITY: Final = {"capfilt_identity": False}
+# The same of a field that says where something came from: a published dataset tells that too.
+PROVENANCE: Final = {**NOT_IDENTITY, "capfilt_provenance": True}
+# Of a field that belongs to the machine and not to the run, or may hold a secret: a run folder does
+# not remember it, so it is given again where it is needed.
+NOT_RECORDED: Final = {"capfilt_recorded": False}
 # Of a field that a stage got after it was in use: what came out before is what its default gives,
 # so the default is no part of the identity and finished runs stay valid.
 ADDED_LATER: Final = {"capfilt_added_later": True}
 _OURS: Final = "capfilt"
 _digests: Final[dict[str, str]] = {}  # of files; a loaded class does not change with its file
-# The same where the field belongs to the machine and not to the run, or may hold a secret: a run
-# folder does not remember it, so it is given again where it is needed.
-NOT_RECORDED: Final = {"capfilt_recorded": False}
 
 
 def fingerprint(value: object) -> str:

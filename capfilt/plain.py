@@ -35,6 +35,23 @@ def to_plain(value: object) -> Any:  # a JSON tree has no narrower type
     return value
 
 
+def published_plain(value: object) -> Any:  # as above
+    """Return `to_plain` of what a stranger to this machine may and should read.
+
+    That is what makes an identity, and where it came from: no paths, speeds, proxies, agents.
+    """
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {
+            f.name: published_plain(getattr(value, f.name))
+            for f in dataclasses.fields(value)
+            if f.metadata.get("capfilt_identity", True) or "capfilt_provenance" in f.metadata
+        }
+        return {_TYPE: type(value).__name__, **_code_of(type(value)), **fields}
+    if isinstance(value, tuple | list):
+        return [published_plain(item) for item in value]
+    return value
+
+
 def _code_of(cls: type) -> dict[str, str]:
     """Return the file that defines a class which is not capfilt's, or that it derives from."""
     if not code_identity(cls):

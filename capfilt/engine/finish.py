@@ -21,7 +21,7 @@ from capfilt.ledger.ledger import Ledger
 from capfilt.ledger.publish import Publisher
 from capfilt.ledger.source import SourceManifest
 from capfilt.ledger.tally import Outcome
-from capfilt.plain import to_plain
+from capfilt.plain import published_plain
 from capfilt.recipe.round import Round, round_name
 from capfilt.report.failures import why_nothing
 from capfilt.report.funnel import Funnel, count_funnel
@@ -139,17 +139,7 @@ def _provenance(plan: Plan, recipe: Round, manifest: SourceManifest, funnel: Fun
     return Provenance(
         capfilt=__version__,
         source=f"{counted(manifest.rows, 'row')}, {name}",
-        recipe=_without_places(to_plain(recipe)),
+        recipe=published_plain(recipe),
         stages=tuple(planned.id for planned in plan.planned),
         funnel=tuple(funnel.lines()),
     )
-
-
-def _without_places(plain: Any) -> Any:  # a JSON tree
-    """Drop where a model lay and what only changes speed: the digest says which model it was."""
-    speed = {"path", "adapter", "device", "threads", "timeout", "total_timeout"}
-    if isinstance(plain, dict):
-        return {k: _without_places(v) for k, v in plain.items() if k not in speed}
-    if isinstance(plain, list):
-        return [_without_places(item) for item in plain]
-    return plain

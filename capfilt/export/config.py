@@ -9,7 +9,7 @@ import pyarrow as pa
 from capfilt.errors import InputError
 from capfilt.export.instructions import load_instructions
 from capfilt.export.kept import Kept, feature
-from capfilt.fingerprint import NOT_IDENTITY
+from capfilt.fingerprint import PROVENANCE
 from capfilt.option import POLICY, check_options, option
 
 # Columns of a run that the export reads.
@@ -100,7 +100,7 @@ class ExportConfig:
         given_as=str,
         read=load_instructions,
     )
-    kept: Kept | None = field(default=None, metadata=NOT_IDENTITY)
+    kept: Kept | None = field(default=None, metadata=PROVENANCE)
 
     def __post_init__(self) -> None:
         """Check the ranges."""

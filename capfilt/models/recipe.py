@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Literal
 
 from capfilt.errors import InputError
-from capfilt.fingerprint import NOT_IDENTITY
+from capfilt.fingerprint import NOT_IDENTITY, PROVENANCE
 from capfilt.option import DECODING, MODELS, REQUIRED, check_options, option
 
 if TYPE_CHECKING:
@@ -25,11 +25,11 @@ class ModelRef:
     """
 
     digest: str
-    name: str = field(metadata=NOT_IDENTITY)
+    name: str = field(metadata=PROVENANCE)
     path: str = field(metadata=NOT_IDENTITY)
-    commit: str | None = field(default=None, metadata=NOT_IDENTITY)
+    commit: str | None = field(default=None, metadata=PROVENANCE)
     adapter: str | None = field(default=None, metadata=NOT_IDENTITY)
-    base: str | None = field(default=None, metadata=NOT_IDENTITY)
+    base: str | None = field(default=None, metadata=PROVENANCE)
 
     @property
     def has_files(self) -> bool:

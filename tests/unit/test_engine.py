@@ -2,7 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from capfilt.engine.passes import bf16_warning, precision_hint
+from capfilt.engine import passes
+from capfilt.engine.passes import bf16_warning, choose_workers, precision_hint
 from capfilt.models.compute.packed_linear import fast_bf16_cpu
 from capfilt.models.recipe import ModelRef
 
@@ -38,3 +39,23 @@ def test_bf16_without_units_for_it_is_warned_of(
     assert told is None or "leave --precision bf16 out" in told
     assert bf16_warning(("fp32", "fp32"), ("cpu",)) is None
     assert bf16_warning(("bf16",), ("cuda:0", "cuda:1")) is None
+
+
+def test_workers_are_as_many_as_cores_and_memory_bear(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models = (model(tmp_path / "captioner", 10**9), model(tmp_path / "matcher", 10**9))
+    monkeypatch.setattr(passes, "_cores", lambda: 16)
+
+    def chosen(free: int) -> int:
+        monkeypatch.setattr(passes, "_available_bytes", lambda: free)
+        return choose_workers(None, models, ("cpu",))
+
+    assert chosen(10**12) == 16
+    assert chosen(1) == 1  # never none
+    # Each worker holds both models, at twice the size of their files.
+    by_memory = chosen(40 * 10**9)
+    assert 1 < by_memory <= 40 // 4
+    assert chosen(20 * 10**9) < by_memory
+    assert choose_workers(7, models, ("cpu",)) == 7
+    assert choose_workers(None, models, ("cuda:0", "cuda:1")) == 2

@@ -510,3 +510,14 @@ def test_the_report_tells_failures_by_kind_and_by_host() -> None:
 
 def test_a_funnel_of_nothing_has_a_page() -> None:
     assert "What became of 0 rows" in "".join(parsed(render_page(Funnel(0), {}, 0.5)).texts)
+
+
+def test_a_row_that_was_fetched_again_counts_once() -> None:
+    failed = a_failure(1)
+    came = {**a_row(1, True, [True]), "attempt": 1}
+    run = run_of([a_row(0, True, [False]), failed, came], cuts=[2])
+    funnel = count_funnel(run, 2)
+    assert {reason: rows for reason, rows in funnel.reasons.items() if rows} == {
+        "kept_web": 1,
+        "kept_both": 1,
+    }

@@ -1,5 +1,7 @@
 import errno
 import multiprocessing
+import os
+import stat
 from pathlib import Path
 
 import pyarrow as pa
@@ -38,6 +40,26 @@ def test_first_writer_wins_and_a_published_file_never_changes(tmp_path: Path) ->
     before = ledger.path("caption-1", "s1").read_bytes()
     assert not commit(ledger, "b")
     assert ledger.path("caption-1", "s1").read_bytes() == before
+
+
+def test_bytes_are_on_the_disk_before_a_name_leads_to_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[str] = []
+    synced, linked = os.fsync, os.link
+
+    def fsync(descriptor: int) -> None:
+        steps.append("folder" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else "file")
+        synced(descriptor)
+
+    def link(source: Path, target: Path) -> None:
+        steps.append("name")
+        linked(source, target)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(os, "link", link)
+    assert commit(Ledger(tmp_path))
+    assert steps == ["file", "name", "folder"]
 
 
 def _race(root: Path, tag: str, gate: "multiprocessing.synchronize.Event") -> None:

@@ -9,7 +9,7 @@ from capfilt.errors import DamageError
 from capfilt.export import ExportConfig
 from capfilt.fingerprint import fingerprint
 from capfilt.models.recipe import Beam, FilterRecipe, Lengths, ModelRef, Nucleus
-from capfilt.plain import from_plain, to_plain
+from capfilt.plain import from_plain, published_plain, to_plain
 from capfilt.recipe.round import Round
 from capfilt.stages.caption import Caption
 from capfilt.stages.dedup.barrier import Dedup
@@ -167,3 +167,14 @@ def test_where_a_model_came_from_is_no_part_of_what_it_is() -> None:
     assert here.described == "org/name@abcdef0"
     assert there.described == "folder on org/base@1234567"
     assert ModelRef("d", "a@b", "/a@b").described == "a@b"
+
+
+def test_what_is_published_has_neither_places_nor_agents_nor_speeds() -> None:
+    fetch = Download(user_agent="me@example.org", referer="http://own.example", threads=3)
+    model = ModelRef("d1", "org/name", "/home/me/model", commit="c" * 40, base="org/base")
+    plain = published_plain(Round(Caption(model), FilterRecipe(model), fetch))
+    told = json.dumps(plain)
+    for private in ("me@example.org", "own.example", "/home/me", "threads", "device", "proxy"):
+        assert private not in told
+    for origin in ("org/name", "c" * 40, "org/base", "d1", "max_bytes"):
+        assert origin in told

@@ -1,9 +1,11 @@
 """Advancing shards with small stages of our own: races, slices, and what a bad stage is told."""
 
 import contextlib
+import io
 import multiprocessing
 import os
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, Future
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,15 +13,17 @@ from typing import Any, ClassVar
 
 import pyarrow as pa
 import pytest
+from PIL import Image
 
 from capfilt import schema
-from capfilt.engine.plan import Plan, RunReader, compile_plan
-from capfilt.engine.worker import PassJob, solve_barrier
+from capfilt.engine.plan import Plan, Planned, RunReader, compile_plan
+from capfilt.engine.worker import PassJob, _computed, solve_barrier
 from capfilt.errors import CapfiltError, DamageError, InputError, PlanError
 from capfilt.fingerprint import NOT_IDENTITY
 from capfilt.ledger import source
 from capfilt.ledger.ledger import Ledger, Receipt
 from capfilt.stage import Resource, Transform
+from capfilt.stages.decoding import Decoded, ImageTransform
 
 SHARDS = ("aaaaaaaa-5-1", "bbbbbbbb-7-2", "cccccccc-1-3")
 Change = Callable[[pa.RecordBatch], pa.RecordBatch]
@@ -337,3 +341,52 @@ def test_a_stage_that_works_on_shards_is_no_barrier(ledger: Ledger) -> None:
     plan = compile_plan([Copy("a")], SHARDS)
     with pytest.raises(PlanError, match="is not a barrier"):
         solve_barrier(RunReader(ledger, plan), plan.planned[0], ignore)
+
+
+class Watched(Executor):
+    """A pool that does its work at once, and is heard of."""
+
+    def __init__(self, heard: list[str]) -> None:
+        self.heard = heard
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **named: Any) -> Any:
+        self.heard.append("begun")
+        done: Future[Any] = Future()
+        done.set_result(fn(*args, **named))
+        return done
+
+
+def test_the_next_slice_is_decoded_before_the_stages_are_at_this_one() -> None:
+    heard: list[str] = []
+
+    @dataclass(frozen=True)
+    class Looks:
+        name = "looks"
+        version = 1
+        resource: ClassVar[Resource] = "model"
+        rows_per_call = 2
+        needs = ("image",)
+        adds = pa.schema([pa.field("seen", pa.int32())])
+
+        def open(self) -> AbstractContextManager[Transform]:
+            return contextlib.nullcontext(ImageTransform(self._look, 8))
+
+        def _look(self, batch: pa.RecordBatch, images: Decoded) -> pa.RecordBatch:
+            heard.append(f"looked at {len(images.images)}")
+            return pa.record_batch([pa.array([1] * batch.num_rows, pa.int32())], schema=self.adds)
+
+    image = io.BytesIO()
+    Image.new("RGB", (9, 9)).save(image, "PNG")
+    table = pa.table({"image": pa.array([image.getvalue()] * 6, pa.binary())})
+
+    class Reader:
+        def read(self, shard: str, columns: list[str]) -> pa.Table:
+            return table
+
+    reader: Any = Reader()  # reads are all that is asked of it
+    stage = Looks()
+    planned = Planned(stage=stage, id="looks-1", upstream=())
+    with stage.open() as transform:
+        _computed(reader, (planned,), "s", lambda _: transform, ignore, Watched(heard))
+    ahead = ["begun", "begun"]
+    assert heard == [*ahead, "looked at 2", *ahead, "looked at 2", "looked at 2"]
