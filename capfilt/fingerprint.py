@@ -93,10 +93,16 @@ def code_identity(kind: type) -> dict[str, list[str]]:
     digests = [
         _file_digest(base)
         for base in kind.__mro__
-        if (top := base.__module__.partition(".")[0]) != _OURS
+        if (top := _module_of(base).partition(".")[0]) != _OURS
         and top not in sys.stdlib_module_names
     ]
     return {"code": [kind.__qualname__, *sorted(set(digests))]} if digests else {}
+
+
+def _module_of(kind: type) -> str:
+    """Return the name of a class's module, also where `python -m` runs it as `__main__`."""
+    spec = getattr(sys.modules.get(kind.__module__), "__spec__", None)
+    return kind.__module__ if spec is None else str(spec.name)
 
 
 def _is_default(field: "dataclasses.Field[Any]", value: Any) -> bool:  # any dataclass

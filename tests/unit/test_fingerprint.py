@@ -206,3 +206,16 @@ def test_other_processes_say_the_same(hash_seed: str) -> None:
         check=True,
     )
     assert done.stdout.strip() == SAMPLE_DIGEST
+
+
+def test_a_module_of_ours_that_is_run_is_no_code_of_a_user() -> None:
+    """`python -m capfilt.train.process` has its classes in `__main__`."""
+    run = (
+        "import sys; from capfilt.fingerprint import code_identity\n"
+        "import importlib.util as u; spec = u.find_spec('capfilt.train.process')\n"
+        "main = sys.modules['__main__']; main.__spec__ = spec\n"
+        "class Fitted: pass\n"
+        "assert code_identity(Fitted) == {}, code_identity(Fitted)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", run], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
