@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from capfilt.commands.verbs import Hardware, run, run_round
     from capfilt.errors import CapfiltError
     from capfilt.export import ExportConfig
+    from capfilt.export.formats import ExportFormat
     from capfilt.inputs import InputSpec
     from capfilt.models.checkpoints import resolve_model
     from capfilt.models.recipe import (
@@ -41,6 +42,7 @@ _PLACES: Final = {
     "Dedup": "capfilt.stages.dedup.barrier",
     "Download": "capfilt.stages.download",
     "ExportConfig": "capfilt.export",
+    "ExportFormat": "capfilt.export.formats",
     "FilterRecipe": "capfilt.models.recipe",
     "Hardware": "capfilt.commands.verbs",
     "InputSpec": "capfilt.inputs",
@@ -70,6 +72,7 @@ __all__ = [
     "Dedup",
     "Download",
     "ExportConfig",
+    "ExportFormat",
     "FilterRecipe",
     "Hardware",
     "InputSpec",

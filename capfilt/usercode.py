@@ -61,6 +61,12 @@ def named_recipe(text: str, kind: type[T]) -> T:
     raise InputError(f"{place} defines no {name} that is a {kind.__name__}")
 
 
+def load_named(text: object) -> None:
+    """Run the code that `FILE.py:NAME` or `MODULE:NAME` names; anything else names none."""
+    if is_code(text):
+        load_code(str(text).rpartition(":")[0])
+
+
 def is_code(text: object) -> bool:
     """Say whether a text names code: `FILE.py:NAME` or `MODULE:NAME`."""
     if not isinstance(text, str) or ":" not in text:

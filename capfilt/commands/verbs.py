@@ -57,6 +57,7 @@ from capfilt.recipe.round import (
 from capfilt.report.failures import lines_of, plain_failures, why_nothing
 from capfilt.report.funnel import Funnel, count_funnel
 from capfilt.stages.download.notes import fetch_notes
+from capfilt.usercode import load_named
 from capfilt.wording import counted
 
 Say = Callable[[str], None]
@@ -239,6 +240,8 @@ class Exporting:
 
 def export(run_dir: Path, how: Exporting, progress: Progress, say: Say) -> RunResult:
     """Export a finished run again: elsewhere, by another threshold, in other file sizes."""
+    for value in how.figures.values():
+        load_named(value)  # the run may have been exported so too
     ledger = _existing(run_dir)
     record, manifest = latest_round(ledger)
     recipe = exported_with(record.round, how.figures)

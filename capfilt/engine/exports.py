@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from capfilt.engine.plan import Plan, compile_plan
-from capfilt.errors import CapfiltError, DamageError
+from capfilt.errors import CapfiltError, CodeNeededError, DamageError
+from capfilt.export.config import ExportConfig
 from capfilt.export.dataset import FileEntry, Manifest
+from capfilt.export.formats import Parquet
 from capfilt.export.place import MANIFEST, export_id, is_begun, load_manifest
 from capfilt.fingerprint import fingerprint
 from capfilt.ledger.ledger import Ledger
@@ -86,6 +88,8 @@ def figures_of(recipe: Round) -> str:
     given = [f"{name} {value}" for name, value in policy.items() if name not in {"type", "dedup"}]
     if recipe.export.instructions:
         given.append(f"{len(recipe.export.instructions)} instructions")
+    if not isinstance(recipe.export.format, Parquet):
+        given.append(f"format {type(recipe.export.format).__name__}")
     size = f"files of {recipe.export.target_bytes / 1e6:g} MB"
     return ", ".join([*_short(given), size])
 
@@ -213,12 +217,19 @@ def _unrecorded(folder: Path) -> ExportStatus:
 
 
 def plan_of(ledger: Ledger, record: ExportRecord) -> Plan | None:
-    """Return the plan that an export was made by, or None where this version has no such plan."""
+    """Return the plan that an export was made by, or None where this version has no such plan.
+
+    Raises:
+        CodeNeededError: the plan has code of a user's that nobody has named.
+    """
     try:
-        recipe = from_plain(Round, record.recipe)
+        # Its format may be code that is not at hand, and no plan depends on it.
+        recipe = from_plain(Round, {**record.recipe, "export": to_plain(ExportConfig())})
         manifest = load_input(ledger, record.input)
         whole = plan_round(recipe, manifest, ledger)
         kept = [s for s in whole.shards if _ATTEMPT not in s or s in record.attempts]
         return compile_plan(recipe.stages(), kept)
-    except CapfiltError:
+    except CodeNeededError:
+        raise
+    except (CapfiltError, TypeError):
         return None

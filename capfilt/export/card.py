@@ -3,7 +3,7 @@
 import re
 from typing import Any, Final
 
-from capfilt.export.config import RESERVED, Provenance
+from capfilt.export.config import RESERVED, ExportConfig, Provenance
 from capfilt.export.kept import Kept
 from capfilt.models.recipe import described
 from capfilt.wording import counted, one_line
@@ -22,19 +22,12 @@ def data_version(digest: str) -> str:
     return ".".join(str(int(digest[start : start + 5], 16)) for start in (0, 5, 10))
 
 
-def dataset_card(rows: int, split: str, provenance: Provenance, version: str = "0.0.0") -> str:
+def dataset_card(
+    rows: int, config: ExportConfig, provenance: Provenance, version: str = "0.0.0"
+) -> str:
     """Return README.md: YAML that `datasets` reads, then the story of the data."""
     recipe = provenance.recipe
-    return f"""---
-configs:
-- config_name: default
-  version: {version}
-  data_files:
-  - split: {split}
-    path: data/{split}-*.parquet
----
-
-{_story(rows, recipe["select"])}
+    return f"""{_front(config, version)}{_story(rows, recipe["select"])}
 
 - Input: {_plain(provenance.source)}
 {_models(recipe)}
@@ -52,16 +45,39 @@ configs:
 `image` (encoded bytes), `text`, `origin` (`web` or `synthetic`), `itm_score` and `itc_score` of the
 text, `caption_index` (which synthetic text), `key` and `url` of the input's row, sizes in pixels,
 `sha256` of the image as it was fetched.{_carried(recipe)}
-
-```python
-from datasets import load_dataset
-
-pairs = load_dataset("parquet", data_files="data/*.parquet", split="train")
-```
-
+{_loading(config)}
 ## Rights
 
 The pictures and the texts of the web belong to their owners; this dataset grants no rights to them.
+"""
+
+
+def _front(config: ExportConfig, version: str) -> str:
+    """Return the YAML at the head of the card, for formats that `datasets` reads."""
+    if not config.format.loader:
+        return ""
+    return f"""---
+configs:
+- config_name: default
+  version: {version}
+  data_files:
+  - split: {config.split}
+    path: data/{config.split}-*.{config.format.suffix}
+---
+
+"""
+
+
+def _loading(config: ExportConfig) -> str:
+    loader, files = config.format.loader, f"data/*.{config.format.suffix}"
+    if not loader:
+        return f"\nThe data are `{files}`, in a format of their maker's own.\n"
+    return f"""
+```python
+from datasets import load_dataset
+
+pairs = load_dataset("{loader}", data_files="{files}", split="train")
+```
 """
 
 

@@ -7,6 +7,7 @@ from typing import Any, Final
 import pyarrow as pa
 
 from capfilt.errors import InputError
+from capfilt.export.formats import FORMATS, Format, Parquet, named_format
 from capfilt.export.instructions import load_instructions
 from capfilt.export.kept import Kept, feature
 from capfilt.fingerprint import PROVENANCE
@@ -75,7 +76,7 @@ RESERVED: Final = [*COLUMNS.names, *INSTRUCTED.names]
 
 @dataclass(frozen=True, slots=True)
 class ExportConfig:
-    """Sizes of the written files: bytes of images and texts a file, and rows a row group.
+    """The form of the written files: format, bytes of images and texts a file, rows a row group.
 
     With `instructions` there are two more columns, the samples of InstructBLIP: `text_input` (one
     of them) and `text_output` (the text). With `kept` there are columns of the input too; they
@@ -90,6 +91,15 @@ class ExportConfig:
         shown="500",
         read=lambda megabytes: megabytes * 1_000_000,
         at_least=1,
+    )
+    format: Format = option(
+        Parquet(),
+        f"What files are written: {', '.join(FORMATS)}, or FILE.py:NAME of your own",
+        panel=POLICY,
+        given_as=str,
+        shown=Parquet.label,
+        read=named_format,
+        added_later=True,
     )
     row_group_rows: int = 500
     split: str = "train"

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from capfilt.errors import DamageError
 from capfilt.export.card import data_version, dataset_card
@@ -94,14 +93,14 @@ def export_dataset(
     parts = _Parts(publisher, {entry.path: entry.sha256 for entry in recorded})
     entries: list[FileEntry] = []
     for plan in plans:
-        path = f"{DATA}/{config.split}-{plan.number:05d}-of-{len(plans):05d}.parquet"
+        number = f"{plan.number:05d}-of-{len(plans):05d}"
+        path = f"{DATA}/{config.split}-{number}.{config.format.suffix}"
         write = _writer(reader, plan, config, extension, carried)
         entries.append(parts.put(path, plan.rows, write))
         progress(plan.rows)
     digest = hashlib.sha256("".join(entry.sha256 for entry in entries).encode()).hexdigest()
     rows = sum(entry.rows for entry in entries)
-    told = dataset_card(rows, config.split, provenance, data_version(digest))
-    card = told.encode("utf-8")
+    card = dataset_card(rows, config, provenance, data_version(digest)).encode("utf-8")
     entries.append(parts.put(CARD, 0, lambda out: _put(out, card)))
     manifest = Manifest(rows, digest, tuple(entries), provenance, export)
     _check_nothing_else(publisher.root, manifest)
@@ -200,21 +199,10 @@ def _writer(
 ) -> Callable[[BinaryIO], None]:
     columns = config.columns
     schema = columns.with_metadata(hugging_face_metadata(columns.names, config.carried))
-    # Encoded images do not compress; paths and the rest do.
-    codecs = {name: "zstd" for name in columns.names if name != "image"}
-    codecs |= {"image.bytes": "none", "image.path": "zstd"}
 
     def write(out: BinaryIO) -> None:
-        with pq.ParquetWriter(
-            out,
-            schema,
-            version="2.6",
-            compression=codecs,
-            use_dictionary=["origin"],
-            write_page_checksum=True,
-        ) as writer:
-            for table in _groups(reader, plan, config, extension, carried):
-                writer.write_table(table.cast(schema), row_group_size=config.row_group_rows)
+        tables = (table.cast(schema) for table in _groups(reader, plan, config, extension, carried))
+        config.format.write(out, schema, tables)
 
     return write
 

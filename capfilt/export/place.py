@@ -21,7 +21,7 @@ DATA: Final = "data"
 UNFINISHED: Final = ".unfinished-"
 PLAN: Final = f"{UNFINISHED}plan.json"
 CLEARING: Final = f"{UNFINISHED}clearing"
-OURS: Final = re.compile(rf"{re.escape(MANIFEST)}|{re.escape(CARD)}|{DATA}/\w+-\d+-of-\d+\.parquet")
+OURS: Final = re.compile(rf"{re.escape(MANIFEST)}|{re.escape(CARD)}|{DATA}/\w+-\d+-of-\d+\.[\w.]+")
 
 
 def load_manifest(folder: Path) -> dict[str, Any]:  # JSON

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from capfilt.errors import DamageError
 from capfilt.export.config import COLUMNS, INSTRUCTED, RESERVED
 from capfilt.export.dataset import FileEntry
+from capfilt.export.formats import Parquet
 from capfilt.export.place import DATA, MANIFEST, files_of, is_begun, load_manifest
 from capfilt.ledger.ledger import UNREADABLE
 
@@ -89,7 +90,7 @@ def _check(folder: Path, entry: FileEntry) -> list[ExportProblem]:
     with file.open("rb") as stream:
         if hashlib.file_digest(stream, "sha256").hexdigest() != entry.sha256:
             return [ExportProblem("damaged", str(file), "its SHA-256 is not the manifest's")]
-    if file.suffix != ".parquet":
+    if file.suffix != f".{Parquet.suffix}":
         return []
     try:
         with pq.ParquetFile(file, page_checksum_verification=True) as parquet:

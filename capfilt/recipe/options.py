@@ -83,7 +83,8 @@ def changed_round(base: Round, options: Mapping[str, object]) -> Round:
     raw = options.get("policy", base.select.label) == "raw"
     if raw:
         _check_raw(options)
-    figures = {name: value for name, value in options.items() if not is_code(value)}
+    own = ("captioner", "matcher", "policy")  # of code, these choose a recipe as a whole
+    figures = {n: value for n, value in options.items() if n not in own or not is_code(value)}
     changed = replaced(_chosen(base, options), figures)
     if raw:
         return _without_embeddings(changed, options)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from capfilt.errors import InputError
+from capfilt.export.formats import Parquet
 from capfilt.models.recipe import ModelRef
 from capfilt.recipe.pipeline_file import run_pipeline
 from capfilt.recipe.round import Round
@@ -53,6 +54,11 @@ class Rounds:
             raise InputError(
                 "give --like CHECKPOINT (fresh weights of its architecture) or --init MODEL (go on "
                 "from its weights), not both"
+            )
+        if not isinstance(self.first.export.format, Parquet):
+            raise InputError(
+                "the rounds train on what they export, and training reads Parquet alone; leave "
+                "--format out, and export in it afterwards: `capfilt export OUT/run --format …`"
             )
         for plan, kind in zip(self.trainings, ("pretrain", "captioner", "filter"), strict=True):
             if plan.kind != kind:

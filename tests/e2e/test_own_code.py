@@ -1,5 +1,7 @@
-"""A captioner and a policy of a user's own: run by workers, killed, resumed, shown and exported."""
+"""Code of a user's own: run by workers, killed, resumed, shown and exported."""
 
+import base64
+import io
 import json
 import os
 import shutil
@@ -14,9 +16,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from capfilt.errors import InputError
+from capfilt.train.data.index import open_stream
+from capfilt.train.data.mixture import Stream
+
 EXAMPLES = Path(__file__).parents[2] / "examples"
 CAPTIONER, POLICY = EXAMPLES / "own_captioner.py", EXAMPLES / "own_policy.py"
+FORMAT = EXAMPLES / "own_export.py"
 ROWS = 24
+RAW = ("--policy", "raw", "--workers", "1", "--quiet")  # a run without models
 
 
 class Run:
@@ -35,13 +43,13 @@ class Run:
         self.images, self.out = folder / "images", folder / "run"
         self.captioner = shutil.copy(CAPTIONER, folder / "own_captioner.py")
         self.policy = shutil.copy(POLICY, folder / "own_policy.py")
+        self.format = shutil.copy(FORMAT, folder / "own_export.py")
 
     def command(self, verb: str, *options: object) -> list[str]:
         words: list[object] = [sys.executable, "-m", "capfilt", verb]
         if verb in {"run", "plan"}:
             words += [self.table, "--images-dir", self.images, "--run", self.out]
-            words += ["--shard-rows", "4", "--dedup", "none", "--policy"]
-            words += [f"{self.policy}:LongTexts"]
+            words += ["--shard-rows", "4", "--dedup", "none"]
         else:
             words += [self.out]
         return [str(word) for word in (*words, "--json", *options)]
@@ -55,7 +63,16 @@ class Run:
 
     @property
     def own(self) -> tuple[object, ...]:
-        return "--captioner", f"{self.captioner}:Brightness", "--workers", "2", "--quiet"
+        return *self.code, "--workers", "2", "--quiet"
+
+    @property
+    def code(self) -> tuple[object, ...]:
+        policy = f"{self.policy}:LongTexts"
+        return "--captioner", f"{self.captioner}:Brightness", "--policy", policy
+
+    @property
+    def as_lines(self) -> tuple[object, ...]:
+        return "--format", f"{self.format}:JsonLines", "--quiet"
 
     @property
     def named(self) -> tuple[object, ...]:
@@ -79,7 +96,7 @@ def test_it_runs_is_shown_and_exported(run: Run) -> None:
     result = run.do("run", *run.own)["result"]
     assert result["funnel"]["rows"] == ROWS
     assert {text.rsplit(" ", 1)[0] for text in run.captions()} == {"a picture of brightness"}
-    missing = {entry["shards_missing"] for entry in run.do("plan", *run.own[:2])["stages"]}
+    missing = {entry["shards_missing"] for entry in run.do("plan", *run.code)["stages"]}
     assert missing == {0}
     assert run.do("run", *run.own)["result"]["digest"] == result["digest"]
     assert run.do("status", *run.named)["funnel"]["rows"] == ROWS
@@ -109,7 +126,7 @@ def test_changed_code_is_done_again_and_nothing_else(run: Run) -> None:
     file.write_text(file.read_text().replace("of brightness", "of shade"))
     again = {
         e["stage"].rpartition("-")[0]: e["shards_missing"]
-        for e in run.do("plan", *run.own[:2])["stages"]
+        for e in run.do("plan", *run.code)["stages"]
     }
     assert again["caption"] == again["match_captions"] == again["select_own"] == 6
     assert again["download"] == again["match_web"] == 0
@@ -127,6 +144,74 @@ def test_a_class_without_fields_of_its_own_never_gets_the_captions_of_its_base(r
     file.write_text(text.replace("import NO_CHECKPOINT,", "import resolve_model,"))
     run.do("run", *run.own)
     assert any(caption.startswith("a picture of brightness") for caption in run.captions())
+
+
+def lines_of(dataset: str) -> list[Any]:
+    files = sorted((Path(dataset) / "data").iterdir())
+    assert [file.suffix for file in files] == [".jsonl"] * len(files)
+    return [json.loads(line) for file in files for line in file.read_text().splitlines()]
+
+
+def test_an_export_format_of_ones_own(run: Run) -> None:
+    usual = run.do("run", *RAW)["result"]
+    own = run.do("export", *run.as_lines)["result"]
+    assert own["dataset"] != usual["dataset"]
+    assert own["rows"] == usual["rows"] == len(lines_of(own["dataset"])) == ROWS
+    line = lines_of(own["dataset"])[0]
+    assert Image.open(io.BytesIO(base64.b64decode(line["image"]))).size == (90, 70)
+    card = (Path(own["dataset"]) / "README.md").read_text()
+    assert "`data/*.jsonl`" in card
+    assert "load_dataset" not in card
+    figures = [export["figures"] for export in run.do("status")["exports"]]
+    assert ["JsonLines" in line for line in figures] == [False, True]
+    garbage = {Path(item["path"]).name for item in run.do("gc")["garbage"]}
+    assert garbage == set()  # though the format's code is not named
+    assert run.do("verify", "--quiet")["problems"] == []
+    with pytest.raises(InputError, match="training reads no others"):
+        open_stream(Stream(Path(own["dataset"])))
+
+
+def test_a_damaged_export_of_ones_own_format_is_noticed_and_made_again(run: Run) -> None:
+    run.do("run", *RAW)
+    to = run.out.parent / "lines"
+    again = ("--to", to, *run.as_lines)
+    first = run.do("export", *again)["result"]
+    (file,) = (to / "data").iterdir()
+    whole = file.read_bytes()
+    file.write_bytes(whole.replace(b"a web text", b"a wet text", 1))
+    assert "its SHA-256" in subprocess.run(
+        [sys.executable, "-m", "capfilt", "verify", to, "--repair"],
+        capture_output=True, text=True, check=False,
+    ).stdout  # fmt: skip
+    assert run.do("export", *again)["result"]["digest"] == first["digest"]
+    assert file.read_bytes() == whole
+    code = Path(run.format)
+    code.write_text(code.read_text().replace("scores: bool = True", "scores: bool = False"))
+    assert "another export" in run.do("export", *again, code=2)
+    changed = run.do("export", *again, "--replace")["result"]
+    assert changed["digest"] != first["digest"]
+    assert "itm_score" not in lines_of(changed["dataset"])[0]
+
+
+@pytest.mark.slow
+def test_a_format_of_ones_own_is_killed_and_resumed(run: Run) -> None:
+    whole = run.do("run", *RAW, *run.as_lines)["result"]
+    assert run.do("run", *RAW, *run.as_lines)["result"] == whole
+    named = ("--pipeline", run.format)
+    assert run.do("status", *named)["funnel"]["rows"] == ROWS
+    assert "JsonLines of own_export.py" in run.do("status", code=2)
+    shutil.rmtree(whole["dataset"])
+    code = Path(run.format)
+    code.write_text(code.read_text().replace("for table in", "for table in input() or "))
+    place = run.out.parent / "killed"
+    words = run.command("export", *run.as_lines, "--to", place)
+    with subprocess.Popen(words, stdin=subprocess.PIPE, start_new_session=True) as killed:
+        while killed.poll() is None and not (place / ".unfinished-plan.json").exists():
+            time.sleep(0.01)
+        os.killpg(killed.pid, signal.SIGKILL)  # it waits for a line
+    assert not (place / "manifest.json").exists()
+    done = subprocess.run(words, input="\n", capture_output=True, text=True, check=False)
+    assert json.loads(done.stdout)["result"]["digest"] == whole["digest"], done.stderr
 
 
 @pytest.mark.slow

@@ -461,7 +461,7 @@ def test_samples_are_few_and_the_same_however_the_rows_are_cut() -> None:
 def test_the_card_shows_hostile_texts_and_runs_none(text: str) -> None:
     model = {"model": {"name": text, "digest": "d1"}}
     recipe = {"caption": model, "matching": model, "select": {"threshold": 0.5}}
-    card = dataset_card(3, "train", Provenance("0.1", text, recipe, (), ((text, 3),)))
+    card = dataset_card(3, ExportConfig(), Provenance("0.1", text, recipe, (), ((text, 3),)))
     _, front, body = card.split("---\n", 2)
     assert "default" in front
     seen = parsed(MarkdownIt("commonmark").enable("table").render(body))

@@ -1,11 +1,13 @@
 import dataclasses
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from capfilt.errors import InputError, ModelError
+from capfilt.export.formats import Parquet
 from capfilt.export.instructions import INSTRUCTBLIP
 from capfilt.models.checkpoints import EMBEDDED_FOLDER as MODELS
 from capfilt.models.checkpoints import resolve_model
@@ -87,7 +89,7 @@ PLACES: list[tuple[str, Any, str]] = [
 
 
 def test_every_option_is_tried_here() -> None:
-    elsewhere = {"pipeline", "captioner", "matcher", "file_mb", "instructions"}
+    elsewhere = {"pipeline", "captioner", "matcher", "file_mb", "instructions", "format"}
     elsewhere |= {"policy", "scorer", "score", "fraction", "keep_texts"}  # tests/test_policies.py
     assert {name for name, _, _ in PLACES} | elsewhere == set(round_flags())
 
@@ -111,6 +113,19 @@ def test_an_option_lands_in_its_place_and_nowhere_else(name: str, value: Any, pl
 
 def test_megabytes_are_millions_of_bytes() -> None:
     assert built(file_mb=3).export.target_bytes == 3_000_000
+
+
+def test_a_format_is_chosen_by_name_or_from_a_file(tmp_path: Path) -> None:
+    assert built(format="parquet").export.format == Parquet()
+    own = shutil.copy(Path(__file__).parents[2] / "examples/own_export.py", tmp_path)
+    assert built(format=f"{own}:JsonLines").export.format.suffix == "jsonl"
+    with pytest.raises(InputError, match="no export format 'csv'; give one of parquet, or FILE"):
+        built(format="csv")
+    with pytest.raises(InputError, match="defines no Parquet that is a ExportFormat"):
+        built(format=f"{own}:Parquet")
+    Path(own).write_text(Path(own).read_text().replace('"jsonl"', '"../x"'))
+    with pytest.raises(InputError, match=r"its suffix is '\.\./x'"):
+        built(format=f"{shutil.copy(own, tmp_path / 'other.py')}:JsonLines")
 
 
 def test_instructions_are_the_papers_or_lines_of_a_file(tmp_path: Path) -> None:

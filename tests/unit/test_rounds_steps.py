@@ -11,9 +11,12 @@ import pytest
 from safetensors.numpy import save_file
 
 from capfilt.errors import DamageError, InputError, ModelError
+from capfilt.export import ExportConfig
+from capfilt.export.formats import ExportFormat
 from capfilt.inputs import InputSpec
 from capfilt.plain import from_plain, to_plain
 from capfilt.recipe.options import RoundOptions, default_round
+from capfilt.recipe.round import Round
 from capfilt.rounds import PairFolder, Rounds, TrainPlan
 from capfilt.rounds.checks import Given, check
 from capfilt.rounds.config import load_rounds
@@ -156,11 +159,16 @@ def test_options_override_the_configuration(tmp_path: Path) -> None:
     assert load_rounds(str(ROOT / "pipelines" / "demo.py")).first.shard_rows == 1000
 
 
+def in_another_format() -> Round:
+    return replace(LOOP.first, export=ExportConfig(format=ExportFormat()))
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
         (lambda: replace(LOOP, count=0), "0 rounds; give at least 1"),
         (lambda: replace(LOOP, init="x"), "not both"),
+        (lambda: replace(LOOP, first=in_another_format()), "training reads Parquet alone"),
         (lambda: replace(LOOP, like=None).start, "give --like CHECKPOINT"),
         (lambda: replace(LOOP, filter=TrainPlan("captioner")), "'filter' of the rounds is a plan"),
         (lambda: TrainPlan("filter", Pretrain.blip(9)), "is a Pretrain; give a FineTuneFilter"),

@@ -183,7 +183,10 @@ def _listed(folder: Path) -> tuple[tuple[Path, ...], tuple[int, ...], str]:
             "`capfilt verify` tells more"
         ) from error
     if not entries:
-        raise InputError(f"{folder / MANIFEST} lists no Parquet file")
+        raise InputError(
+            f"{folder} is an export without Parquet files, and training reads no others; "
+            "`capfilt export --to` another folder, in the format parquet, writes one that it reads"
+        )
     return tuple(folder / each["path"] for each in entries), rows, digest
 
 
