@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from capfilt.export import ExportConfig
     from capfilt.export.formats import ExportFormat
     from capfilt.inputs import InputSpec
+    from capfilt.inputs.own import InputReader
     from capfilt.models.checkpoints import resolve_model
     from capfilt.models.recipe import (
         NO_CHECKPOINT,
@@ -45,6 +46,7 @@ _PLACES: Final = {
     "ExportFormat": "capfilt.export.formats",
     "FilterRecipe": "capfilt.models.recipe",
     "Hardware": "capfilt.commands.verbs",
+    "InputReader": "capfilt.inputs.own",
     "InputSpec": "capfilt.inputs",
     "Lengths": "capfilt.models.recipe",
     "ModelRef": "capfilt.models.recipe",
@@ -75,6 +77,7 @@ __all__ = [
     "ExportFormat",
     "FilterRecipe",
     "Hardware",
+    "InputReader",
     "InputSpec",
     "Lengths",
     "ModelRef",

@@ -69,3 +69,6 @@ class AddressLines:
                 if urls:
                     columns = [urls] * (len(wanted.texts) + len(wanted.kept))
                     yield from text_batches(columns, wanted)
+
+
+open_table = AddressLines.open

@@ -116,3 +116,8 @@ def load_json(path: Path) -> dict[str, Any]:  # JSON
     if not isinstance(value, dict):
         raise InputError(f"{path}: is no JSON object; save the dataset again")
     return value
+
+
+def open_table(path: Path, encoding: str) -> ArrowTable:
+    """Open a file; its texts are UTF-8 whatever `encoding` says."""
+    return ArrowTable.open(path)

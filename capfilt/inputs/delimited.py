@@ -235,3 +235,13 @@ def _count_quoted(lines: Iterator[str], tabs: int) -> tuple[int | None, bool]:
     except csv.Error:
         return None, False
     return rows, has_doubled_quotes
+
+
+def open_csv(path: Path, encoding: str) -> DelimitedTable:
+    """Open a table with commas."""
+    return DelimitedTable.open(path, encoding, ",")
+
+
+def open_tsv(path: Path, encoding: str) -> DelimitedTable:
+    """Open a table with tabs."""
+    return DelimitedTable.open(path, encoding, "\t")

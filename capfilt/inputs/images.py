@@ -9,9 +9,12 @@ from pathlib import Path
 import pyarrow as pa
 
 from capfilt.errors import InputError
+from capfilt.inputs.columns import IMAGE
+from capfilt.inputs.paths import open_table
 from capfilt.inputs.refs import MAX_IMAGE_BYTES, file_ref
-from capfilt.inputs.spec import FOLLOW_LINKS_OPTION, IMAGES_DIR_OPTION
-from capfilt.inputs.tables import Columns, raw_of
+from capfilt.inputs.sources import Source, kept_line, table_columns
+from capfilt.inputs.spec import FOLLOW_LINKS_OPTION, IMAGES_DIR_OPTION, InputSpec
+from capfilt.inputs.tables import Columns, Table, raw_of
 
 _Located = tuple[str | None, str | None]  # (image_ref, reason); one of them is null
 
@@ -120,3 +123,20 @@ def describe_file(path: str, status: os.stat_result) -> _Located:
     if status.st_size > MAX_IMAGE_BYTES:
         return None, f"image file of {status.st_size} bytes, more than {MAX_IMAGE_BYTES}"
     return file_ref(path, status), None
+
+
+def open_folder(spec: InputSpec, files: Sequence[Path]) -> Source:
+    """Open captions tables and the folder of their images."""
+    return open_captions(spec, [open_table(path, spec.encoding) for path in files])
+
+
+def open_captions(spec: InputSpec, tables: Sequence[Table]) -> Source:
+    """Open the folder of the images that tables name."""
+    files = [table.stamp.path for table in tables]
+    columns = table_columns(spec, tables, (IMAGE, spec.image_col))
+    root = find_images_dir(spec.images_dir, files)
+    stream = ImageFolder(columns, root, spec.follow_links).read
+    texts = "" if spec.no_captions else " with captions"
+    what = f"images in {root}{texts}{kept_line(columns.wanted.kept)}"
+    kept = columns.wanted.kept
+    return Source(what, tuple(files), stream, True, True, kept)

@@ -23,6 +23,7 @@ from capfilt.inputs.images import describe_file
 from capfilt.inputs.parquet import ParquetTable, open_parquet
 from capfilt.inputs.paths import labels
 from capfilt.inputs.refs import parquet_ref
+from capfilt.inputs.sources import Source, kept_line
 from capfilt.inputs.spec import FOLLOW_LINKS_OPTION, KIND_OPTION, InputSpec
 from capfilt.inputs.tables import ERROR, Wanted, raw_of, same_types
 from capfilt.inputs.tars import IMAGE_EXTENSIONS, open_tar
@@ -253,3 +254,17 @@ def _entry(entry: "os.DirEntry[str]", follow_links: bool) -> _Located:
         return describe_file(path, os.stat(path, follow_symlinks=False))
     except OSError:
         return None, "a link whose target is missing: the store has not fetched this image"
+
+
+def open_shards(spec: InputSpec, files: Sequence[Path]) -> Source:
+    """Open the shards of an output folder of img2dataset."""
+    shards = Shards.open(files, spec)
+    kept = shards.kept
+    return Source(
+        f"img2dataset shards{kept_line(kept)}",
+        tuple(shards.files),
+        shards.read,
+        local=not spec.download_missing,
+        pictures=True,
+        kept=kept,
+    )

@@ -169,3 +169,6 @@ def _whole(value: Any) -> Any:  # a JSON value
     if not isinstance(value, str):
         return value
     return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+open_table = JsonLinesTable.open

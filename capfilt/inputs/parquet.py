@@ -61,3 +61,8 @@ def open_parquet(path: Path) -> Iterator[pq.ParquetFile]:
             f"{path}: cannot be read as Parquet ({error}); "
             "it is torn or of another format: fetch or write it again"
         ) from error
+
+
+def open_table(path: Path, encoding: str) -> ParquetTable:
+    """Open a file; its texts are UTF-8 whatever `encoding` says."""
+    return ParquetTable.open(path)

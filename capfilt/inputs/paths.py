@@ -5,38 +5,46 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final
 
 from capfilt.errors import InputError
+from capfilt.inputs.formats import FORMATS, SUFFIXES, Format
 from capfilt.inputs.spec import KIND_OPTION
 
-TableKind = Literal["csv", "tsv", "jsonl", "parquet", "arrow", "txt"]
+if TYPE_CHECKING:
+    from capfilt.inputs.tables import Table
 
-_TABLE_SUFFIXES: Final[dict[str, TableKind]] = {
-    ".csv": "csv",
-    ".tsv": "tsv",
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-    ".json": "jsonl",
-    ".parquet": "parquet",
-    ".arrow": "arrow",
-    ".feather": "arrow",
-    ".txt": "txt",
-}
 # Suffix to Arrow's name of the codec; Arrow has no xz, the standard library has.
 XZ: Final = "xz"
 COMPRESSION: Final = {".gz": "gzip", ".bz2": "bz2", ".xz": XZ, ".zst": "zstd", ".lz4": "lz4"}
-_BINARY: Final = ("parquet", "arrow")  # compressed inside
 
 
-def table_kind(path: Path) -> TableKind | None:
-    """Return what table a file is by its name, or None."""
+def table_format(path: Path) -> Format | None:
+    """Return the format of the table that a file is by its name, or None."""
     suffixes = [suffix.lower() for suffix in path.suffixes[-2:]]
     if suffixes and suffixes[-1] in COMPRESSION:
         suffixes.pop()
-        kind = _TABLE_SUFFIXES.get(suffixes[-1]) if suffixes else None
-        return None if kind in _BINARY else kind
-    return _TABLE_SUFFIXES.get(suffixes[-1]) if suffixes else None
+        found = SUFFIXES.get(suffixes[-1]) if suffixes else None
+        return None if found is None or found.binary else found
+    return SUFFIXES.get(suffixes[-1]) if suffixes else None
+
+
+def table_kind(path: Path) -> str | None:
+    """Return the name of `table_format`."""
+    found = table_format(path)
+    return None if found is None else found.name
+
+
+def open_table(path: Path, encoding: str) -> "Table":
+    """Open a table by its name.
+
+    Raises:
+        InputError: its name does not tell its format, or it is not of that.
+    """
+    found = table_format(path)
+    if found is None:
+        raise unknown_format(path)
+    return found.open_table(path, encoding)
 
 
 def expand(given: Iterable[str], in_folder: Callable[[Path], bool], wanted: str) -> list[Path]:
@@ -148,8 +156,7 @@ def unknown_format(path: Path) -> InputError:
         )
     return InputError(
         f"{path}: its name does not tell its format; "
-        f"give {KIND_OPTION} csv, tsv, jsonl, txt, parquet, arrow, images, hf, img2dataset or "
-        "webdataset"
+        f"give {KIND_OPTION} {', '.join(FORMATS)}, or FILE.py:NAME of your own"
     )
 
 

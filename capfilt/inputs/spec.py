@@ -7,22 +7,8 @@ from typing import Final, Literal
 import pyarrow as pa
 
 from capfilt.errors import InputError
-from capfilt.option import INPUT, option
-
-Kind = Literal[
-    "auto",
-    "csv",
-    "tsv",
-    "jsonl",
-    "txt",
-    "parquet",
-    "arrow",
-    "img2dataset",
-    "webdataset",
-    "images",
-    "hf",
-    "export",
-]
+from capfilt.inputs.formats import AUTO, FORMATS, is_format, names_told
+from capfilt.option import INPUT, check_options, option
 
 # The command line's names of the fields below; messages tell the user to give these.
 KIND_OPTION: Final = "--input-format"
@@ -68,11 +54,17 @@ class InputSpec:
     is any WebDataset tar by its own members. `images` is a table of image names and captions
     beside a folder of images. `hf` is Parquet or Arrow with the images inside, as the Hub and
     `save_to_disk` have it; `export` is capfilt's own. `auto` tells by the names of the files, by
-    the columns of Parquet and Arrow (see `kinds`), and takes `images` where `images_dir` is given.
+    the columns of Parquet and Arrow (see `detection`), and takes `images` where `images_dir` is
+    given. `FILE.py:NAME` is a reader of one's own (see `own`).
     """
 
     paths: tuple[str, ...]  # files, folders (not searched recursively) or globs (** allowed)
-    kind: Kind = option("auto", "auto: by name and columns", flag="input_format", panel=INPUT)
+    kind: str = option(
+        AUTO,
+        f"auto (by name and columns), {', '.join(FORMATS)}, or FILE.py:NAME of your own",
+        flag="input_format",
+        panel=INPUT,
+    )
     url_col: str | None = option(
         None, "Column of addresses", panel=INPUT, shown="url, image_url, … in any case"
     )
@@ -107,6 +99,15 @@ class InputSpec:
         given_as=list[str],
         read=names_of,
     )
+
+    def __post_init__(self) -> None:
+        """Check the words."""
+        check_options(self)
+        if not is_format(self.kind):
+            raise InputError(
+                f"there is no input format {self.kind!r}; give {AUTO}, one of {names_told()}, or "
+                "FILE.py:NAME"
+            )
 
 
 @dataclass(frozen=True, slots=True)

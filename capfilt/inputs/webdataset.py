@@ -9,6 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from capfilt.inputs.paths import labels, printable
+from capfilt.inputs.sources import Source, refuse_kept
 from capfilt.inputs.spec import RAW, InputSpec
 from capfilt.inputs.tars import Sample, TarShard, open_tar
 
@@ -74,3 +75,10 @@ def _text(fields: dict[str, object], name: str) -> str | None:
     if value is not None and printable(value) != value:
         raise ValueError(f"{name!r} in the .json member holds half of a surrogate pair")
     return value
+
+
+def open_tars(spec: InputSpec, files: Sequence[Path]) -> Source:
+    """Open tars."""
+    refuse_kept(spec, "WebDataset tars")
+    tars = WebDatasetTars.of(files, spec)
+    return Source("WebDataset tars", tuple(files), tars.read, local=True, pictures=True)

@@ -246,3 +246,23 @@ def test_code_that_cannot_be_used_is_refused(run: Run, name: str, told: str) -> 
     message = run.do("plan", "--policy", place, code=2)
     assert told in message
     assert message.count("\n") == 1
+
+
+def test_an_input_of_ones_own_is_run_and_resumed(run: Run) -> None:
+    """Rows that a reader names by picture: cut, run, and not done again."""
+    reader = run.table.parent / "own_input.py"
+    text = (EXAMPLES / "own_input.py").read_text().replace('("url",', '("image",')
+    reader.write_text(text.replace('"url":', '"image":'))
+    names = "".join(
+        f"<i:image><i:loc>{n}.png</i:loc><i:title>a text of {n}</i:title></i:image>"
+        for n in range(ROWS)
+    )
+    space = "http://www.google.com/schemas/sitemap-image/1.1"
+    run.table = run.table.parent / "map.xml"
+    run.table.write_text(f"<urlset xmlns:i='{space}'>{names}</urlset>")
+    own = ("--input-format", f"{reader}:Sitemap", *RAW)
+    first = run.do("run", *own)["result"]
+    assert first["rows"] == ROWS
+    assert {e["shards_missing"] for e in run.do("plan", *own[:4])["stages"]} == {0}
+    assert run.do("run", *own)["result"] == first
+    assert run.do("status")["funnel"]["rows"] == ROWS  # a folder needs no reader

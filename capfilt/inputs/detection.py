@@ -24,11 +24,13 @@ from capfilt.inputs.columns import URL, Role
 from capfilt.inputs.delimited import DelimitedTable
 from capfilt.inputs.embedded import find_images
 from capfilt.inputs.exported import MARKS, export_files
+from capfilt.inputs.formats import AUTO
 from capfilt.inputs.images import is_metadata
 from capfilt.inputs.img2dataset import is_shard
 from capfilt.inputs.jsonlines import JsonLinesTable
+from capfilt.inputs.own import InputReader
 from capfilt.inputs.parquet import ParquetTable
-from capfilt.inputs.paths import TableKind, expand, list_folder, table_kind, unknown_format
+from capfilt.inputs.paths import expand, list_folder, table_kind, unknown_format
 from capfilt.inputs.spec import (
     DOWNLOAD_MISSING_OPTION,
     FOLLOW_LINKS_OPTION,
@@ -38,9 +40,9 @@ from capfilt.inputs.spec import (
     PREFER_OPTION,
     InputSpec,
 )
+from capfilt.usercode import is_code, named_recipe
 
-# `tables`: addresses, each file by its own name.
-AnyKind = TableKind | Literal["img2dataset", "webdataset", "images", "hf", "export", "tables"]
+TABLES: Final = "tables"  # of addresses, each file of the format that its own name tells
 _PICTURES: Final = ("hf", "export")
 _SPLIT: Final = re.compile(r"(.+)-\d{5}-of-\d{5}\.(parquet|arrow)")
 
@@ -49,7 +51,7 @@ _SPLIT: Final = re.compile(r"(.+)-\d{5}-of-\d{5}\.(parquet|arrow)")
 class Part:
     """Files of one kind."""
 
-    kind: AnyKind
+    kind: str
     files: tuple[Path, ...]
 
 
@@ -60,7 +62,7 @@ def find_parts(spec: InputSpec) -> list[Part]:
         InputError: nothing tells a kind, a folder holds several, or an option does not go with
             any of the kinds.
     """
-    parts = _found_parts(spec) if spec.kind == "auto" else [_named_part(spec, spec.kind)]
+    parts = _found_parts(spec) if spec.kind == AUTO else [_named_part(spec, spec.kind)]
     for option, given, homes in (
         (IMAGES_DIR_OPTION, spec.images_dir is not None, ("images", "hf")),
         (IMAGE_OPTION, spec.image_col is not None, ("images", "hf")),
@@ -68,7 +70,8 @@ def find_parts(spec: InputSpec) -> list[Part]:
         (FOLLOW_LINKS_OPTION, spec.follow_links, ("images", "hf", "img2dataset")),
         (PREFER_OPTION, spec.prefer != "image", _PICTURES),
     ):
-        if given and not any(part.kind in homes for part in parts):
+        own = "images" in homes and is_code(spec.kind)  # its rows may name images
+        if given and not own and not any(part.kind in homes for part in parts):
             raise InputError(
                 f"{option} goes with {KIND_OPTION} {homes[0]} alone, but {spec.paths[0]} is read "
                 f"as {_shown(parts[0])}; leave the option out, or give {KIND_OPTION} {homes[0]}"
@@ -77,14 +80,14 @@ def find_parts(spec: InputSpec) -> list[Part]:
 
 
 def _shown(part: Part) -> str:
-    kind = table_kind(part.files[0]) if part.kind == "tables" else part.kind
+    kind = table_kind(part.files[0]) if part.kind == TABLES else part.kind
     return kind or part.kind
 
 
 def _found_parts(spec: InputSpec) -> list[Part]:
     if spec.images_dir is not None or spec.image_col is not None:
         return [_named_part(spec, "images")]
-    found: dict[AnyKind, dict[str, Path]] = {}
+    found: dict[str, dict[str, Path]] = {}
     seen: set[str] = set()
     for text in spec.paths:
         part = _found_part(text)
@@ -103,7 +106,7 @@ def _found_part(text: str) -> Part:
     if text and folder.is_dir():
         files = _known_folder(folder)
         if files is not None:
-            return Part(_picture_kind(files[0]) or "tables", tuple(files))
+            return Part(_picture_kind(files[0]) or TABLES, tuple(files))
         metadata = _metadata_of(folder)
         if metadata is not None:
             return Part("images", (metadata,))
@@ -111,13 +114,13 @@ def _found_part(text: str) -> Part:
     return Part(_kind_of(text, files), tuple(files))
 
 
-def _kind_of(text: str, files: list[Path]) -> AnyKind:
+def _kind_of(text: str, files: list[Path]) -> str:
     """Return the kind of the files that one path means.
 
     Raises:
         InputError: they are of several.
     """
-    first: dict[AnyKind, Path] = {}
+    first: dict[str, Path] = {}
     for path in files:
         first.setdefault(_known(path), path)
     if first.keys() <= {"parquet", "webdataset"} and _is_img2dataset(files):
@@ -131,11 +134,11 @@ def _kind_of(text: str, files: list[Path]) -> AnyKind:
     if len(files) == 1 and is_metadata(files[0]) and _names_images(files[0]):
         return "images"
     if kind not in {"parquet", "arrow"}:
-        return "webdataset" if kind == "webdataset" else "tables"
+        return "webdataset" if kind == "webdataset" else TABLES
     pictures = _picture_kind(files[0])
     if pictures is not None and os.path.isdir(text):
         _check_one_split(text, files)
-    return pictures or "tables"
+    return pictures or TABLES
 
 
 def _known_folder(folder: Path) -> list[Path] | None:
@@ -193,12 +196,15 @@ def _picture_kind(path: Path) -> Literal["hf", "export"] | None:
     return "export" if set(table.columns) >= MARKS else "hf"
 
 
-def _named_part(spec: InputSpec, kind: AnyKind) -> Part:
+def _named_part(spec: InputSpec, kind: str) -> Part:
     """Return the files of `spec`; of its folders those that belong to `kind`.
 
     Raises:
         InputError: there are none.
     """
+    if is_code(kind):
+        reader = named_recipe(kind, InputReader)
+        return Part(kind, _expanded(spec, reader.takes, f"file of {reader.told}"))
     if kind == "images":
         return _images_part(spec)
     if kind == "img2dataset":
@@ -243,12 +249,12 @@ def _is_table(path: Path) -> bool:
     return table_kind(path) not in {None, "txt"} and not _is_statistics(path)
 
 
-def _in_folder(path: Path) -> AnyKind | None:
+def _in_folder(path: Path) -> str | None:
     kind = _by_name(path)
     return None if kind == "txt" else kind
 
 
-def _by_name(path: Path) -> AnyKind | None:
+def _by_name(path: Path) -> str | None:
     if _is_statistics(path):
         return None
     return "webdataset" if path.suffix.lower() == ".tar" else table_kind(path)
@@ -258,7 +264,7 @@ def _is_statistics(path: Path) -> bool:
     return path.name.endswith("_stats.json")  # img2dataset's, one a shard
 
 
-def _known(path: Path) -> AnyKind:
+def _known(path: Path) -> str:
     kind = _by_name(path)
     if kind is None:
         raise unknown_format(path)

@@ -1,0 +1,120 @@
+"""Checking an input as a whole, before any work: its kinds, its columns, and every row of it."""
+
+import itertools
+from collections.abc import Iterator, Sequence
+
+import pyarrow as pa
+
+from capfilt.errors import InputError
+from capfilt.inputs.detection import TABLES, Part, find_parts
+from capfilt.inputs.formats import FORMATS
+from capfilt.inputs.own import open_own
+from capfilt.inputs.paths import open_table, printable
+from capfilt.inputs.sources import Source, open_addresses
+from capfilt.inputs.spec import (
+    BLOCK_ROWS,
+    CAPTION_OPTION,
+    ENCODING_OPTION,
+    KEEP_OPTION,
+    NO_CAPTIONS_OPTION,
+    Input,
+    InputSpec,
+)
+from capfilt.usercode import is_code
+from capfilt.wording import counted
+
+
+def open_input(spec: InputSpec) -> Input:
+    """Check all of an input by reading it once, in constant memory, and return it.
+
+    Raises:
+        InputError: what is wrong, in which file and line, and what to do.
+    """
+    if not spec.paths:
+        raise InputError("no input was given; name at least one file, folder or glob")
+    _check_encoding(spec.encoding)
+    if spec.no_captions and spec.caption_col is not None:
+        raise InputError(f"{NO_CAPTIONS_OPTION} reads no texts; leave {CAPTION_OPTION} out")
+    opened = [_open_part(spec, part) for part in find_parts(spec)]
+    _check_same_kept(opened)
+    rows = [_check_rows(part) for part in opened]
+    return _joined(opened, rows)
+
+
+def _open_part(spec: InputSpec, part: Part) -> Source:
+    if is_code(part.kind):
+        return open_own(spec, part.kind, part.files)
+    if part.kind == TABLES:
+        return open_addresses(spec, [open_table(path, spec.encoding) for path in part.files])
+    found = FORMATS[part.kind]
+    if found.files:
+        return found.open_files(spec, part.files)
+    return open_addresses(spec, [found.open_table(p, spec.encoding) for p in part.files])
+
+
+def _check_same_kept(parts: Sequence[Source]) -> None:
+    for part in parts[1:]:
+        if part.kept != parts[0].kept:
+            raise InputError(
+                f"{KEEP_OPTION}: {part.files[0]} has {_types(part.kept)}, but {parts[0].files[0]} "
+                f"has {_types(parts[0].kept)}; write them alike, or run them one after the other"
+            )
+
+
+def _types(kept: pa.Schema) -> str:
+    return ", ".join(f"{field.name!r} as {field.type}" for field in kept) or "no such columns"
+
+
+def _check_rows(part: Source) -> int:
+    """Read a part once; returns its rows.
+
+    Raises:
+        InputError: it has none, or is one of local images and has none of these.
+    """
+    rows, usable, reason = 0, 0, ""
+    for batch in part.stream(BLOCK_ROWS):
+        rows += batch.num_rows
+        reasons = batch.column("input_error")
+        usable += reasons.null_count
+        if not reason and reasons.null_count < batch.num_rows:
+            reason = reasons.drop_null()[0].as_py()
+    if rows and part.pictures and not usable:
+        raise InputError(
+            f"{part.files[0]}: none of the {counted(rows, 'row')} is usable; the first because: "
+            f"{reason}"
+        )
+    if rows == 0:
+        raise InputError(f"{part.files[0]}: no rows; give an input with at least one")
+    return rows
+
+
+def _joined(parts: Sequence[Source], rows: Sequence[int]) -> Input:
+    """Return the parts as one input, one after the other."""
+    streams = [part.stream for part in parts]
+
+    def stream(block_rows: int) -> Iterator[pa.RecordBatch]:
+        return itertools.chain.from_iterable(each(block_rows) for each in streams)
+
+    lines = [_line(part, count) for part, count in zip(parts, rows, strict=True)]
+    kept = parts[0].kept
+    return Input(
+        local=all(part.local for part in parts),
+        row_count_hint=sum(rows),
+        description="; ".join(lines),
+        stream=stream,
+        kept=kept if len(kept) else None,
+    )
+
+
+def _line(part: Source, rows: int) -> str:
+    more = f" and {len(part.files) - 1} more" if len(part.files) > 1 else ""
+    return printable(f"{part.files[0]}{more}: {counted(rows, 'row')}, {part.what}")
+
+
+def _check_encoding(encoding: str) -> None:
+    try:
+        "".encode(encoding)
+    except LookupError as error:
+        raise InputError(
+            f"{ENCODING_OPTION} {encoding}: no such text encoding; try utf-8, utf-16 or cp1252"
+        ) from error
