@@ -182,7 +182,7 @@ def _check(pairs: Pairs, true: Pairs, *, captions: bool) -> None:
 
 
 def _written(ref: ModelRef, pairs: Pairs, how: Settings, told: Told) -> list[str]:
-    from capfilt.models.opening import open_captioner
+    from capfilt.models.loaders import open_captioner
 
     captioner = open_captioner(
         CaptionerRecipe(

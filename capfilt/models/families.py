@@ -1,5 +1,6 @@
 """What kind of model a checkpoint is, from its config.json alone. Never imports torch."""
 
+import importlib
 import json
 from collections.abc import Mapping
 from enum import Enum
@@ -12,17 +13,49 @@ Role = Literal["captioner", "matcher"]
 
 
 class ModelKind(Enum):
-    """A class of transformers: (its name, `model_type` of its config.json, what it can be)."""
+    """A class of transformers, and which of ours runs it. To add a family is a line, and a module.
 
-    BLIP_CAPTIONER = ("BlipForConditionalGeneration", "blip", "captioner")
-    BLIP2_CAPTIONER = ("Blip2ForConditionalGeneration", "blip-2", "captioner")
-    INSTRUCTBLIP_CAPTIONER = ("InstructBlipForConditionalGeneration", "instructblip", "captioner")
-    CLIP_MATCHER = ("CLIPModel", "clip", "matcher")
-    BLIP2_MATCHER = ("Blip2ForImageTextRetrieval", "blip-2", "matcher")
-    BLIP_MATCHER = ("BlipForImageTextRetrieval", "blip", "matcher")
+    (its name, `model_type` of its config.json, what it can be, module:class of ours). A matcher of
+    ours whose token at position 0 can be chosen has `has_itm_token`.
+    """
 
-    def __init__(self, architecture: str, model_type: str, role: Role) -> None:
+    BLIP_CAPTIONER = (
+        "BlipForConditionalGeneration",
+        "blip",
+        "captioner",
+        "blip:BlipCaptioner",
+    )
+    BLIP2_CAPTIONER = (
+        "Blip2ForConditionalGeneration",
+        "blip-2",
+        "captioner",
+        "blip2:Blip2Captioner",
+    )
+    INSTRUCTBLIP_CAPTIONER = (
+        "InstructBlipForConditionalGeneration",
+        "instructblip",
+        "captioner",
+        "instructblip:InstructBlipCaptioner",
+    )
+    CLIP_MATCHER = ("CLIPModel", "clip", "matcher", "clip:ClipMatcher")
+    BLIP2_MATCHER = ("Blip2ForImageTextRetrieval", "blip-2", "matcher", "blip2:Blip2Matcher")
+    BLIP_MATCHER = ("BlipForImageTextRetrieval", "blip", "matcher", "blip:BlipMatcher", True)
+
+    def __init__(
+        self,
+        architecture: str,
+        model_type: str,
+        role: Role,
+        ours: str,
+        has_itm_token: bool = False,
+    ) -> None:
         self.architecture, self.model_type, self.role = architecture, model_type, role
+        self.ours, self.has_itm_token = ours, has_itm_token
+
+    def our_class(self) -> Any:  # a class with its own parameters; see `loaders`
+        """Import and return the class of ours that runs the model."""
+        module, _, name = self.ours.partition(":")
+        return getattr(importlib.import_module(f"capfilt.models.{module}"), name)
 
 
 class WrongKindError(ModelError):

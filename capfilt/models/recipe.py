@@ -187,7 +187,7 @@ class FilterRecipe:
 
     def matcher(self, device: str) -> "Matcher":
         """Load the checkpoint `model` as a matcher; a matcher of one's own overrides this."""
-        from capfilt.models.opening import open_matcher
+        from capfilt.models.loaders import open_matcher
 
         return open_matcher(self.model, self.itm_token, device, self.precision)
 

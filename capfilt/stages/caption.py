@@ -36,7 +36,7 @@ class Caption(CaptionerRecipe):
 
     def captioner(self) -> Captioner:
         """Load the checkpoint `model` as a captioner; a captioner of one's own overrides this."""
-        from capfilt.models.opening import open_captioner
+        from capfilt.models.loaders import open_captioner
 
         return open_captioner(self, self.device)
 

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from capfilt.models.checkpoints import resolve_model
-from capfilt.models.opening import open_captioner
+from capfilt.models.loaders import open_captioner
 from capfilt.models.recipe import Beam, CaptionerRecipe
 from tests.models.tiny2 import some_images
 

@@ -15,7 +15,7 @@ from transformers import AutoTokenizer, BlipForConditionalGeneration, BlipForIma
 from capfilt.errors import ModelError
 from capfilt.models.checkpoints import resolve_model, share_weights, weight_bytes
 from capfilt.models.families import Role
-from capfilt.models.opening import open_matcher
+from capfilt.models.loaders import open_matcher
 from capfilt.train.start import start_of
 from tests.models.pickles import IMAGES, captions
 

@@ -14,7 +14,7 @@ from capfilt.models.checkpoints import resolve_model
 from capfilt.models.compute.language import Prompt, _DecoderOnly, _EncoderDecoder, prompted
 from capfilt.models.families import ModelKind, model_kind
 from capfilt.models.filter_text import normalise_for_filter
-from capfilt.models.opening import open_captioner, open_matcher
+from capfilt.models.loaders import open_captioner, open_matcher
 from capfilt.models.recipe import Beam, CaptionerRecipe, Lengths, ModelRef, Nucleus
 from tests.models.tiny2 import (
     IMAGE,

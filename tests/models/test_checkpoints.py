@@ -25,7 +25,7 @@ from capfilt.models.checkpoints import resolve_model, share_weights, weight_byte
 from capfilt.models.checkpoints.pickled import read_pickled
 from capfilt.models.checkpoints.weights import read_tensors, weights_of
 from capfilt.models.families import ModelKind, Role
-from capfilt.models.opening import open_matcher
+from capfilt.models.loaders import open_matcher
 from capfilt.models.recipe import ModelRef
 from capfilt.models.vocabulary import check_vocabularies, encoder_token, vocabulary_of
 from capfilt.recipe.options import RoundOptions, build_round

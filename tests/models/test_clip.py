@@ -15,7 +15,7 @@ from capfilt.models.checkpoints import resolve_model
 from capfilt.models.clip import ClipMatcher
 from capfilt.models.compute.loading import Normaliser
 from capfilt.models.families import ModelKind, model_kind
-from capfilt.models.opening import open_matcher
+from capfilt.models.loaders import open_matcher
 from capfilt.models.pixels import load_rgb
 from capfilt.models.preprocessing import preprocessing_of
 from capfilt.models.protocols import framing_of

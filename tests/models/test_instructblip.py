@@ -9,7 +9,7 @@ from capfilt.errors import ModelError
 from capfilt.models.checkpoints import resolve_model
 from capfilt.models.families import ModelKind, model_kind
 from capfilt.models.instructblip import InstructBlipCaptioner
-from capfilt.models.opening import open_captioner
+from capfilt.models.loaders import open_captioner
 from capfilt.models.recipe import Beam, CaptionerRecipe, Lengths, Nucleus
 from tests.models.tiny2 import (
     IMAGE,
