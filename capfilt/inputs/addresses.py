@@ -46,7 +46,7 @@ class AddressLines:
                 f"{path} line 1: holds a tab, so it is a table; put a first line that names the "
                 f"columns, and give {KIND_OPTION} tsv"
             )
-        if "://" not in first:
+        if "://" not in first and not first.startswith("//"):
             raise InputError(
                 f"{path}: begins with {first[:80]!r}, which is no address; a .txt file has an "
                 f"address a line. For a table say which: {KIND_OPTION} csv, tsv or jsonl"

@@ -66,7 +66,7 @@ def find_parts(spec: InputSpec) -> list[Part]:
     for option, given, homes in (
         (IMAGES_DIR_OPTION, spec.images_dir is not None, ("images", "hf")),
         (IMAGE_OPTION, spec.image_col is not None, ("images", "hf")),
-        (DOWNLOAD_MISSING_OPTION, spec.download_missing, ("img2dataset",)),
+        (DOWNLOAD_MISSING_OPTION, spec.download_missing, ("img2dataset", *_PICTURES)),
         (FOLLOW_LINKS_OPTION, spec.follow_links, ("images", "hf", "img2dataset")),
         (PREFER_OPTION, spec.prefer != "image", _PICTURES),
     ):

@@ -21,7 +21,7 @@ from capfilt.inputs.columns import IMAGE
 from capfilt.inputs.images import locate
 from capfilt.inputs.parquet import ParquetTable, open_parquet
 from capfilt.inputs.refs import arrow_ref, parquet_ref
-from capfilt.inputs.spec import IMAGE_OPTION
+from capfilt.inputs.spec import DOWNLOAD_MISSING_OPTION, IMAGE_OPTION
 from capfilt.inputs.tables import ERROR, Wanted
 from capfilt.inputs.typed import check_types, is_bytes, is_text, typed_batch
 
@@ -126,6 +126,7 @@ class Embedded:
     images_dir: str | None = None
     follow_links: bool = False
     prefer_url: bool = False
+    download_missing: bool = False
 
     def read(self, block_rows: int) -> Iterator[pa.RecordBatch]:
         """Yield the rows of all tables, in order."""
@@ -172,12 +173,12 @@ class Embedded:
         root = os.path.realpath(self.images_dir or table.stamp.path.parent)
         errors: list[str | None] = []
         for i in range(rows):
-            if self.prefer_url and addresses[i] and addresses[i].strip():
-                refs[i], fault = None, None
-            elif refs[i] is None:
-                refs[i], fault = self._beside(root, paths[i])
-            else:
-                fault = None
+            has_address = bool(addresses[i] and addresses[i].strip())
+            fault = None
+            if self.prefer_url and has_address:
+                refs[i] = None
+            elif refs[i] is None and not (has_address and self.download_missing and not paths[i]):
+                refs[i], fault = self._beside(root, paths[i], has_address)
             errors.append(own[i] or fault)
             addresses[i] = addresses[i] or paths[i] or f"{label}/{first + i}"
         return pa.RecordBatch.from_arrays(
@@ -192,8 +193,13 @@ class Embedded:
             names=[URL, CAPTION, REF, *self.extra, ERROR, *self.kept.names],
         )
 
-    def _beside(self, root: str, path: str | None) -> tuple[str | None, str | None]:
-        return locate(root, path, self.follow_links) if path else (None, "no image in this row")
+    def _beside(
+        self, root: str, path: str | None, has_address: bool
+    ) -> tuple[str | None, str | None]:
+        if path:
+            return locate(root, path, self.follow_links)
+        hint = f", but an address: give {DOWNLOAD_MISSING_OPTION}" if has_address else ""
+        return None, f"no image in this row{hint}"
 
 
 def _cells(batch: pa.RecordBatch, image: ImageColumn) -> tuple[list[str | None], list[bool]]:

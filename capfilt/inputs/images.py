@@ -107,7 +107,7 @@ def _fault_outside(root: str, name: str, follow_links: bool) -> str | None:
     """Say why an image outside of `root` is not taken; None: a link leads there, and may."""
     absolute = os.path.isabs(name) and os.path.commonpath([root, os.path.normpath(name)]) != root
     if absolute or ".." in name.split("/"):
-        return "the image name leads out of the images folder"
+        return f"the image name leads out of the images folder ({IMAGES_DIR_OPTION})"
     if follow_links:
         return None
     return (

@@ -53,12 +53,13 @@ def open_pictures(spec: InputSpec, files: Sequence[Path], exported: bool = False
         images_dir=spec.images_dir,
         follow_links=spec.follow_links,
         prefer_url=spec.prefer == "url",
+        download_missing=spec.download_missing,
     )
     return Source(
         _embedded_line(rows, exported),
         tuple(files),
         _PictureRows(rows, exported).read,
-        local=not rows.prefer_url,
+        local=not (rows.prefer_url or rows.download_missing),
         pictures=True,
         kept=rows.kept,
     )

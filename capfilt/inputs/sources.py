@@ -1,5 +1,6 @@
 """A part of an input that was opened, and what the formats of tables share."""
 
+import shlex
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,9 +10,18 @@ import pyarrow as pa
 
 from capfilt.errors import InputError
 from capfilt.inputs.addresses import AddressLines
-from capfilt.inputs.columns import CAPTION, URL, Role, check_kept, find_column
-from capfilt.inputs.spec import KEEP_OPTION, InputSpec
-from capfilt.inputs.tables import AddressList, Columns, Table, Wanted, same_column, same_types
+from capfilt.inputs.columns import CAPTION, URL, Role, check_kept, find_column, maybe_column
+from capfilt.inputs.spec import IMAGE_OPTION, KEEP_OPTION, URL_OPTION, InputSpec
+from capfilt.inputs.tables import (
+    AddressList,
+    Columns,
+    Table,
+    Wanted,
+    same_column,
+    same_types,
+    spelling,
+)
+from capfilt.inputs.typed import is_bytes
 
 _Stream = Callable[[int], Iterator[pa.RecordBatch]]
 NOTHING_KEPT: Final = pa.schema([])
@@ -34,6 +44,7 @@ class Source:
 
 def open_addresses(spec: InputSpec, tables: Sequence[Table]) -> Source:
     """Open tables of addresses."""
+    _suggest_images(spec, tables[0])
     columns = table_columns(spec, tables, (URL, spec.url_col))
     names = " and ".join(repr(name) for name in columns.wanted.texts)
     dialects = " and ".join(dict.fromkeys(table.dialect for table in tables))
@@ -45,6 +56,19 @@ def open_addresses(spec: InputSpec, tables: Sequence[Table]) -> Source:
     return Source(what, files, stream, False, False, kept)
 
 
+def _suggest_images(spec: InputSpec, table: Table) -> None:
+    """Raise InputError where a table without addresses has bytes, which may be images."""
+    if maybe_column(URL, spec.url_col, table.columns, str(table.stamp.path)) is not None:
+        return
+    found = [f.name for f in getattr(table, "schema", ()) if is_bytes(f.type)]
+    if found:
+        raise InputError(
+            f"{table.stamp.path}: no address column, and {found[0]!r} holds bytes; if these are "
+            f"images, give {IMAGE_OPTION} {shlex.quote(found[0])}, else the column of addresses by "
+            f"{URL_OPTION}"
+        )
+
+
 def table_columns(
     spec: InputSpec, tables: Sequence[Table], first: tuple[Role, str | None]
 ) -> Columns:
@@ -54,15 +78,15 @@ def table_columns(
     roles = [first] if silent else [first, (CAPTION, spec.caption_col)]
     names = [found_column(role, given, tables) for role, given in roles]
     several = names[1] if len(names) > 1 else None
-    lists = any(table.has_lists(several) for table in tables) if several else False
+    lists = any(t.has_lists(spelling(t, several)) for t in tables) if several else False
     wanted = Wanted(tuple(names), several if lists else None, kept_columns(spec, tables))
     return Columns(tuple(tables), wanted)
 
 
 def found_column(role: Role, given: str | None, tables: Sequence[Table]) -> str:
-    """Return the name of the column of a role, which all tables share."""
+    """Return the name of the column of a role, which all tables share, in whatever case."""
     found = [find_column(role, given, t.columns, str(t.stamp.path)) for t in tables]
-    return same_column(found, tables, role.what)
+    return same_column(found, tables, role.what, any_case=True)
 
 
 def kept_columns(spec: InputSpec, tables: Sequence[Table]) -> pa.Schema:

@@ -79,7 +79,9 @@ class InputSpec:
     )
     encoding: str = option("utf-8", "Of text tables; a byte-order mark is skipped", panel=INPUT)
     download_missing: bool = option(
-        False, "img2dataset: fetch what it failed to fetch, not leave it failed", panel=INPUT
+        False,
+        "img2dataset: fetch what it failed to fetch; hf, export: rows with an address and no image",
+        panel=INPUT,
     )
     no_captions: bool = option(
         False, "Read no texts: every image is captioned all the same", panel=INPUT

@@ -99,7 +99,7 @@ class Columns:
     """Columns of a set of tables that agree: what is read from each, in this order."""
 
     tables: tuple[Table, ...]
-    wanted: Wanted
+    wanted: Wanted  # by the names of the first table
 
     def read(self, block_rows: int) -> Iterator[pa.RecordBatch]:
         """Yield the columns and `input_error` of all tables, in order, a row a text."""
@@ -110,10 +110,16 @@ class Columns:
             table.stamp.check()
 
     def _wanted(self, table: Table) -> Wanted:
-        several = self.wanted.several
-        if several is None or table.has_lists(several):
-            return self.wanted
-        return Wanted(self.wanted.texts, None, self.wanted.kept)
+        texts = tuple(spelling(table, name) for name in self.wanted.texts)
+        several = self.wanted.several and spelling(table, self.wanted.several)
+        lists = several is not None and table.has_lists(several)
+        return Wanted(texts, several if lists else None, self.wanted.kept)
+
+
+def spelling(table: Table, name: str) -> str:
+    """Return a column's name as a table spells it, in whatever case."""
+    own = (other for other in table.columns if other.lower() == name.lower())
+    return name if name in table.columns else next(own)
 
 
 def spread(batch: pa.RecordBatch) -> pa.RecordBatch:
@@ -172,14 +178,16 @@ class AddressList:
             yield raw_of(batch, self.rows.wanted, refs)
 
 
-def same_column(found: Sequence[str], tables: Sequence[Table], what: str) -> str:
-    """Return the one name that was found in all tables.
+def same_column(
+    found: Sequence[str], tables: Sequence[Table], what: str, any_case: bool = False
+) -> str:
+    """Return the one name that was found in all tables, as the first table spells it.
 
     Raises:
         InputError: the tables disagree.
     """
     for name, table in zip(found, tables, strict=True):
-        if name != found[0]:
+        if name != found[0] and not (any_case and name.lower() == found[0].lower()):
             raise InputError(
                 f"the {what} column is {found[0]!r} in {tables[0].stamp.path} but {name!r} in "
                 f"{table.stamp.path}; rename one of them, or run them one after the other"

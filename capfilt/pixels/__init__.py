@@ -13,15 +13,16 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
 from capfilt.pixels.colour import to_srgb
 from capfilt.pixels.errors import MOST_PIXELS, Bounds, Kind, UnusablePicture, broken_picture
 from capfilt.pixels.formats import claimed_format, open_image, open_stranger
 from capfilt.pixels.jpeg import decode_jpeg
-from capfilt.pixels.png import check_rows
+from capfilt.pixels.png import check_rows, clear_pixels
 from capfilt.pixels.samples import Pixels, is_plain, orientation_of, pixels_of, strips_of, turned
-from capfilt.pixels.tiff import split_planes
+from capfilt.pixels.tiff import is_readable, split_planes
 
 __all__ = [
     "MOST_PIXELS",
@@ -82,11 +83,12 @@ def decode(data: bytes, bounds: Bounds, side: Callable[[int, int], int | None]) 
             planes = split_planes(data, image)
             if planes is not None:
                 return Picture(planes, *image.size, 1, False, "TIFF")
+            clear = clear_pixels(image)
             image.load()
             bounds.check(*image.size)  # an icon's own header may have said less
             if form == "PNG":
                 check_rows(data, image)
-            return _picture(image, image.size)
+            return _picture(image, image.size, clear)
     except (UnusablePicture, MemoryError):
         raise
     except Exception as error:  # decoders of hostile bytes raise anything
@@ -98,10 +100,11 @@ def as_seen(image: Image.Image, mode: Literal["RGB", "L"] = "RGB") -> Image.Imag
 
     What is plain already (all that capfilt stores) is converted as Pillow does it.
     """
+    clear = clear_pixels(image)
     image.load()
-    if is_plain(image):
+    if clear is None and is_plain(image):
         return image.convert(mode)
-    shown = turned(pixels_of(image), orientation_of(image))
+    shown = turned(_on_white(pixels_of(image), clear), orientation_of(image))
     return Image.fromarray(shown).convert(mode)
 
 
@@ -141,11 +144,21 @@ def _from_array(pixels: Pixels, image: Image.Image, size: tuple[int, int]) -> Pi
     return Picture(pixels, *size, orientation, plain, image.format or "picture")
 
 
-def _picture(image: Image.Image, size: tuple[int, int]) -> Picture:
-    """Return a loaded image as pixels; `size` is the original's."""
-    plain = is_plain(image) and not getattr(image, "is_animated", False)
-    form = image.format or "picture"
-    return Picture(pixels_of(image), *size, orientation_of(image), plain, form)
+def _picture(
+    image: Image.Image, size: tuple[int, int], clear: npt.NDArray[np.bool_] | None = None
+) -> Picture:
+    """Return a loaded image as pixels; `size` is the original's, `clear` are transparent ones."""
+    plain = clear is None and is_plain(image) and not getattr(image, "is_animated", False)
+    form, pixels = image.format or "picture", _on_white(pixels_of(image), clear)
+    return Picture(pixels, *size, orientation_of(image), plain, form)
+
+
+def _on_white(pixels: Pixels, clear: npt.NDArray[np.bool_] | None) -> Pixels:
+    if clear is None:
+        return pixels
+    shown = pixels.copy()
+    shown[clear] = 255
+    return shown
 
 
 def _explained(error: Exception, form: str | None, data: bytes) -> UnusablePicture:
@@ -155,6 +168,8 @@ def _explained(error: Exception, form: str | None, data: bytes) -> UnusablePictu
     form = form or claimed_format(data)
     if form is None and isinstance(error, UnidentifiedImageError):
         return UnusablePicture("not_an_image", "no picture format that is known")
+    if form == "TIFF" and isinstance(error, UnidentifiedImageError) and is_readable(data):
+        return UnusablePicture("unsupported_samples", "a TIFF of samples that Pillow does not read")
     ended = isinstance(error, EOFError | struct.error) or bool(_ENDED.search(str(error).lower()))
     if form == "WEBP":  # its decoder does not say; its header says how long it is
         ended = len(data) < 8 + int.from_bytes(data[4:8], "little")

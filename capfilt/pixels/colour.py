@@ -22,10 +22,8 @@ def to_srgb(image: Image.Image) -> Convert | None:
     profile = image.info.get("icc_profile")
     if not profile:
         return None
-    model = {"L": "L", "1": "L", "LA": "L", "CMYK": "CMYK"}.get(image.mode, "RGB")
-    if model == "L" and image.mode == "LA":
-        return None  # blended by way of RGB
-    return _profile_transform(profile, model)
+    grey = image.mode in {"1", "L", "LA", "La", "F"} or image.mode.startswith("I")
+    return _profile_transform(profile, "L" if grey else "CMYK" if image.mode == "CMYK" else "RGB")
 
 
 @functools.lru_cache(maxsize=64)

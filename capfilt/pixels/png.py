@@ -1,13 +1,16 @@
-"""PNG: whether all rows are there. Pillow fills what is missing with zeros and says nothing.
+"""PNG, where Pillow says nothing of what it does: rows that are missing, and a colour of 16 bits.
 
-That costs a second inflation, so it is asked only where the last row that is filled is all zeros.
+It fills missing rows with zeros. Asking costs a second inflation, so it is asked only where the
+last row that is filled is all zeros. A transparent colour of 16 bits it compares with pixels of 8.
 """
 
 import struct
 import zlib
 from collections.abc import Iterator
-from typing import Final
+from typing import Any, Final
 
+import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
 from capfilt.pixels.errors import broken_picture
@@ -19,6 +22,7 @@ _PASSES: Final = (
     *((0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)),
 )
 _PIECE: Final = 1 << 20
+_SIXTEEN: Final = 16  # bits a sample
 
 
 def check_rows(data: bytes, image: Image.Image) -> None:
@@ -32,6 +36,26 @@ def check_rows(data: bytes, image: Image.Image) -> None:
     expected = sum(_pass_bytes(data)) if interlaced else _rows_bytes(width, height, data)
     if _inflated_bytes(data, expected) < expected:
         raise broken_picture("truncated_image", "PNG")
+
+
+def clear_pixels(image: Image.Image) -> npt.NDArray[np.bool_] | None:
+    """Return which pixels are of the transparent colour, for colours of 16 bits; else None.
+
+    The image must not be loaded yet; then `info` names no transparent colour any more.
+    """
+    if image.format != "PNG" or image.mode != "RGB" or "transparency" not in image.info:
+        return None
+    stream: Any = getattr(image, "fp")  # noqa: B009  # what it was opened from; no public type
+    data = stream.getbuffer()
+    if data[24] != _SIXTEEN:
+        return None
+    import cv2
+
+    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    if pixels is None or pixels.shape != (image.height, image.width, 4):
+        raise broken_picture("corrupt_image", "PNG")
+    del image.info["transparency"]
+    return np.asarray(pixels[:, :, 3] == 0)
 
 
 def _rows_bytes(width: int, height: int, data: bytes) -> int:

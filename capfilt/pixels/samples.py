@@ -89,9 +89,9 @@ def orientation_of(image: Image.Image) -> int:
 
 def _converter(image: Image.Image) -> Convert:
     """Return what turns a strip of this image into an image of mode L or RGB."""
-    if image.mode.startswith(_DEEP):
-        return functools.partial(eight_bits, image=image)
     profile = to_srgb(image)
+    if image.mode.startswith(_DEEP):
+        return functools.partial(eight_bits, image=image, profile=profile)
     if image.mode in _ALPHA or "transparency" in image.info:
         return functools.partial(blended, profile=profile)
     if profile is not None:
@@ -106,7 +106,7 @@ def blended(strip: Image.Image, profile: Convert | None = None) -> Image.Image:
     """Return an image with transparency as RGB on white, its colours converted before that."""
     rgba = strip.convert("RGBA")
     alpha = rgba.getchannel("A")
-    colours = rgba.convert("RGB") if profile is None else profile(rgba.convert("RGB"))
+    colours = rgba.convert("RGB") if profile is None else profile(_opaque(strip, rgba))
     if alpha.getextrema() == (255, 255):
         return colours
     white = Image.new("RGB", strip.size, "white")
@@ -114,8 +114,18 @@ def blended(strip: Image.Image, profile: Convert | None = None) -> Image.Image:
     return white
 
 
-def eight_bits(strip: Image.Image, image: Image.Image) -> Image.Image:
-    """Bring a strip of an image of more than 8 bits to mode L: 0 to 0, white to 255.
+def _opaque(strip: Image.Image, rgba: Image.Image) -> Image.Image:
+    """Return the colours alone, in the model that their profile is of."""
+    grey = strip.mode in {"LA", "La"}
+    return rgba.getchannel("R") if grey else rgba.convert("RGB")
+
+
+def eight_bits(
+    strip: Image.Image, image: Image.Image, profile: Convert | None = None
+) -> Image.Image:
+    """Bring a strip of an image of more than 8 bits to 8: 0 to 0, white to 255.
+
+    The mode is L, or RGB where a profile says what the greys are.
 
     Raises:
         UnusablePicture: its type says nothing of white, or samples lie beyond it.
@@ -126,11 +136,21 @@ def eight_bits(strip: Image.Image, image: Image.Image) -> Image.Image:
         samples = samples.view(np.uint32)  # Pillow holds them as signed
     if strip.mode == "F" and not (samples.min() >= -0.01 and samples.max() <= 1.01):
         raise _undefined("floating-point samples beyond 0 to 1")  # NaN too
-    scaled = np.rint(samples * (255 / abs(white))).clip(0, 255).astype(np.uint8)
-    scaled = 255 - scaled if white < 0 else scaled
+    levels = (samples * (255 / abs(white))).clip(0, 255)
+    levels = 255 - levels if white < 0 else levels
+    if profile is not None:
+        levels = _looked_up(levels, profile)
+    scaled = np.rint(levels).astype(np.uint8)
     if isinstance(clear, int):
         scaled[samples == clear] = 255
     return Image.fromarray(scaled)
+
+
+def _looked_up(levels: npt.NDArray[Any], profile: Convert) -> npt.NDArray[Any]:
+    """Return grey levels in [0, 255] as colours, by the profile and between its 256 answers."""
+    table = np.asarray(profile(Image.fromarray(np.arange(256, dtype=np.uint8)[None])))[0]
+    colours = [np.interp(levels, np.arange(256), channel) for channel in table.T]
+    return np.stack(colours, -1)
 
 
 def _white(image: Image.Image) -> float:

@@ -9,7 +9,7 @@ import struct
 from typing import Any, Final
 
 import numpy as np
-from PIL import Image
+from PIL import Image, TiffImagePlugin
 
 from capfilt.pixels.colour import to_srgb
 from capfilt.pixels.errors import UnusablePicture
@@ -44,6 +44,25 @@ def split_planes(data: bytes, image: Image.Image) -> Pixels | None:
     if alpha:
         return np.asarray(blended(whole, profile))
     return np.asarray(whole if profile is None else profile(whole))
+
+
+def is_readable(data: bytes) -> bool:
+    """Say whether a TIFF that Pillow does not open has all that its header promises."""
+    stream = io.BytesIO(data)
+    try:
+        tags: Any = TiffImagePlugin.ImageFileDirectory_v2(stream.read(8))
+        stream.seek(tags.next)
+        tags.load(stream)
+        ends = [
+            start + length
+            for places, lengths in zip(_PLACES[::2], _PLACES[1::2], strict=True)
+            for start, length in zip(
+                _numbers(tags.get(places, ())), _numbers(tags.get(lengths, ())), strict=True
+            )
+        ]
+    except Exception:  # noqa: BLE001  # hostile bytes
+        return False
+    return bool(ends) and max(ends) <= len(data)
 
 
 def _plane(data: bytes, tags: Any, number: int, count: int) -> Pixels:

@@ -86,9 +86,9 @@ def changed_round(base: Round, options: Mapping[str, object]) -> Round:
     own = ("captioner", "matcher", "policy")  # of code, these choose a recipe as a whole
     figures = {n: value for n, value in options.items() if n not in own or not is_code(value)}
     changed = replaced(_chosen(base, options), figures)
+    _check_policy(changed.select, options)
     if raw:
         return _without_embeddings(changed, options)
-    _check_policy(changed.select, options)
     _check_scores(changed)
     return changed
 

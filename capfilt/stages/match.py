@@ -12,9 +12,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
+import numpy as np
 import pyarrow as pa
 
 from capfilt import schema
+from capfilt.errors import ModelError
 from capfilt.fingerprint import ADDED_LATER, NOT_IDENTITY
 from capfilt.models.protocols import Matcher, framing_of
 from capfilt.models.recipe import FilterRecipe, ModelRef, Precision
@@ -123,7 +125,13 @@ def match_web_batch(
     found = decoded_for(matcher, batch) if images is None else images
     itm, itc = matcher.match(found.images, _web_texts(batch, found))
     embeddings: list[Sequence[float] | None] = [None] * batch.num_rows
-    for place, vector in zip(found.places, matcher.embed(found.images), strict=True):
+    vectors = matcher.embed(found.images)
+    if not np.isfinite(vectors).all():
+        raise ModelError(
+            "the matcher's image embeddings are no numbers: its weights are damaged, or overflow "
+            "at this precision; give another checkpoint, or --precision fp32"
+        )
+    for place, vector in zip(found.places, vectors, strict=True):
         embeddings[place] = vector
     columns = [_first(batch, found, itm), _first(batch, found, itc), embeddings, found.errors]
     arrays = [pa.array(c, f.type) for c, f in zip(columns, schema.MATCH_WEB, strict=True)]

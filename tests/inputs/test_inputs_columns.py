@@ -73,15 +73,32 @@ def test_wrong_columns(
 
 
 def test_tables_that_disagree(tmp_path: Path) -> None:
-    first, second = table(tmp_path, "1.csv"), table(tmp_path, "2.csv", url="URL")
+    first, second = table(tmp_path, "1.csv"), table(tmp_path, "2.csv", url="image_url")
     message = fault_of(first, second)
-    assert has_all(message, [f"'url' in {first}", f"'URL' in {second}", "rename"])
+    assert has_all(message, [f"'url' in {first}", f"'image_url' in {second}", "rename"])
     third = table(tmp_path, "3.csv", url="link")
     assert has_all(fault_of(first, third), [f"{third}: no address column", "'link'"])
     assert pairs_of(first, table(tmp_path, "4.csv", caption="caption,x", row="v,w")) == [
         ("u", "c"),
         ("v", "w"),
     ]
+
+
+def test_tables_may_spell_a_column_in_any_case(tmp_path: Path) -> None:
+    first = table(tmp_path, "1.csv", url="Url", caption="TEXT")
+    pq.write_table(pa.table({"text": [["a", "b"]], "URL": ["w"]}), second := tmp_path / "2.parquet")
+    third = tmp_path / "3.jsonl"
+    third.write_text('{"url": "x", "Text": "y"}')
+    expected = [("u", "c"), ("w", "a"), ("w", "b"), ("x", "y")]
+    assert pairs_of(first, second, third) == expected
+    assert sorted(pairs_of(third, second, first)) == expected
+
+
+def test_bytes_without_addresses_may_be_images(tmp_path: Path) -> None:
+    file = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"my pixels": [b"1"], "text": ["a"]}), file)
+    told = ["'my pixels' holds bytes", "--image-col 'my pixels'", "--url-col"]
+    assert has_all(fault_of(file), told)
 
 
 # --- Parquet

@@ -138,6 +138,20 @@ def test_of_an_image_and_an_address_the_image_wins_unless_told(tmp_path: Path) -
     assert "--prefer goes with --input-format hf" in fault_of(other, prefer="url")
 
 
+def test_an_address_without_an_image_is_fetched_on_request(tmp_path: Path) -> None:
+    cells: list[Cell] = [cell(0), None, {"bytes": None, "path": "gone.png"}, None]
+    urls = ["http://a.example/0", "http://a.example/1", "http://a.example/2", " "]
+    table = hub_table(cells, url=urls, text=["a", "b", "c", "d"])
+    pq.write_table(table, path := tmp_path / "a.parquet")
+    reasons = [row["input_error"] for row in rows_of(path)]
+    assert reasons[1] == "no image in this row, but an address: give --download-missing"
+    assert reasons[3] == "no image in this row"
+    rows = rows_of(path, download_missing=True)
+    assert [row["image_ref"] is not None for row in rows] == [True, False, False, False]
+    assert [row["input_error"] is None for row in rows] == [True, True, False, False]
+    assert not open_input(InputSpec((str(path),), download_missing=True)).local
+
+
 def test_tables_that_are_no_clear_choice_are_refused(tmp_path: Path) -> None:
     two = pa.table({"left": pa.array([cell(0)], IMAGE), "right": pa.array([cell(1)], IMAGE)})
     pq.write_table(two.append_column("text", pa.array(["t"])), path := tmp_path / "two.parquet")

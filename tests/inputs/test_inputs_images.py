@@ -120,7 +120,7 @@ def test_a_folder_beside_with_the_same_beginning_is_outside(tmp_path: Path) -> N
     (tmp_path / "data2").mkdir()
     (tmp_path / "data2" / "x.jpg").write_bytes(b"x")
     assert reason(tmp_path / "data", "../data2/x.jpg") == (
-        "the image name leads out of the images folder"
+        "the image name leads out of the images folder (--images-dir)"
     )
 
 

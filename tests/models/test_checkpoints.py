@@ -227,6 +227,63 @@ def test_damaged_weights_are_one_line_before_any_work(
     assert str(file) in str(told.value)
 
 
+@pytest.mark.parametrize("place", [0.2, 0.5, 0.8])
+def test_a_turned_bit_in_a_pickle_is_damage(captioner: Path, place: float) -> None:
+    file = pickled(captioner)
+    content = bytearray(file.read_bytes())
+    content[int(len(content) * place)] ^= 16
+    file.write_bytes(content)
+    with pytest.raises(ModelError, match="damaged or half copied"):
+        resolve_model(str(captioner), "captioner")
+
+
+def test_a_pickle_that_was_saved_without_checksums_is_used(captioner: Path) -> None:
+    expected = captions(captioner)
+    torch.serialization.set_crc32_options(False)
+    try:
+        pickled(captioner)
+    finally:
+        torch.serialization.set_crc32_options(True)
+    assert captions(captioner) == expected
+
+
+def changed_weights(folder: Path, change: Callable[[str, torch.Tensor], torch.Tensor]) -> None:
+    file = folder / "model.safetensors"
+    weights = {name: change(name, tensor) for name, tensor in load_file(file).items()}
+    save_file(weights, file, metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("tensor", ["text_encoder.embeddings.word_embeddings.weight", "itm_head"])
+def test_weights_that_are_no_numbers_are_refused(matcher: Path, tensor: str, bad: float) -> None:
+    def spoilt(name: str, weights: torch.Tensor) -> torch.Tensor:
+        if name.startswith(tensor):
+            weights.view(-1)[-1] = bad
+        return weights
+
+    changed_weights(matcher, spoilt)
+    with pytest.raises(ModelError, match=rf"weights that are no numbers \({tensor}"):
+        scores(matcher)
+
+
+def test_a_file_that_ends_in_zeros_is_refused(matcher: Path) -> None:
+    """What a broken-off download leaves where the file's length was reserved first."""
+    file = matcher / "model.safetensors"
+    content = file.read_bytes()
+    for kept in (0.5, 0.9):
+        whole = int(len(content) * kept)
+        file.write_bytes(content[:whole] + bytes(len(content) - whole))
+        with pytest.raises(ModelError, match="weights that are all zeros"):
+            scores(matcher)
+
+
+def test_weights_of_another_shape_are_named(matcher: Path) -> None:
+    changed_weights(matcher, lambda name, t: t[:-1].clone() if name == "vision_proj.weight" else t)
+    with pytest.raises(ModelError, match=r"of another shape \(.*vision_proj.weight") as told:
+        scores(matcher)
+    assert "ignore_mismatched_sizes" not in str(told.value)
+
+
 def test_longer_files_than_their_headers_tell_are_damaged(captioner: Path) -> None:
     padded(captioner / "model.safetensors")
     with pytest.raises(ModelError, match="damaged or half copied"):

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from capfilt.errors import ModelError
 from capfilt.models.checkpoints import resolve_model
 from pipelines.experiments.quality import MODELS
 from tests.models.hub import Hub, Repository, serving
@@ -211,6 +212,14 @@ def test_no_such_model_and_no_such_file_are_one_line(world: World) -> None:
     assert "has no config.json" in world.ask("org/data")["error"]
     told = world.ask("org/nothing", HF_ENDPOINT="http://127.0.0.1:9")
     assert "ConnectError" in told["error"]
+
+
+@pytest.mark.parametrize("name", ["nofolder/", "org/", "org/na--me", "org/name.git", "org/na me"])
+def test_a_name_that_no_hub_can_have_is_one_line(name: str) -> None:
+    for revision in ("", "@main"):
+        with pytest.raises(ModelError, match="neither a folder nor a name") as told:
+            resolve_model(f"{name}{revision}", "captioner")
+        assert "\n" not in str(told.value)
 
 
 def test_a_broken_download_goes_on_where_it_broke(world: World, shipped: Repository) -> None:

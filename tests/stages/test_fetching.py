@@ -16,7 +16,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import pytest
 from PIL import Image
@@ -458,11 +458,15 @@ def test_whose_fault_it_is(
     assert "Errno" not in str(row["error_message"])
 
 
+WELL: Final = Probes(names=lambda: True, route=lambda: True)
+
+
 def test_a_name_service_that_never_answers_is_not_waited_for(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     never = threading.Event()
     monkeypatch.setattr(connect, "look_up", lambda *_: never.wait(60))
+    monkeypatch.setattr(stage, "machine_probes", lambda _: WELL)
     try:
         (row,) = rows_of(Download(timeout=0.2, total_timeout=1.0), batch(["http://a.example/x"]))
     finally:
@@ -512,10 +516,41 @@ def test_pages_that_are_gone_stop_nothing_where_the_machine_is_well(
         raise error
 
     monkeypatch.setattr(connect, "look_up", fails)
-    well = Probes(names=lambda: True, route=lambda: True)
-    monkeypatch.setattr(stage, "machine_probes", lambda _: well)
+    monkeypatch.setattr(stage, "machine_probes", lambda _: WELL)
     rows = rows_of(Download(threads=2), batch(MANY))
     assert {row["status"] for row in rows} == {schema.FAILED_TO_DOWNLOAD}
+
+
+@pytest.mark.parametrize("count", [1, FEWEST - 1])
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (name_error(socket.EAI_AGAIN), "gives no answers"),
+        (name_error(socket.EAI_NONAME), "gives no answers"),
+        (OSError(errno.ENETUNREACH, "x"), "no route"),
+    ],
+)
+def test_a_shard_of_few_rows_is_not_booked_by_a_machine_that_is_offline(
+    count: int, error: Exception, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = connect.look_up
+
+    def fails(host: str, port: int) -> list[Any]:
+        if host == "127.0.0.1":
+            return real(host, port)
+        raise error
+
+    monkeypatch.setattr(connect, "look_up", fails)
+    ill = Probes(names=lambda: False, route=lambda: False)
+    monkeypatch.setattr(stage, "machine_probes", lambda _: ill)
+    with (
+        serving(lambda h: h.send()) as server,
+        Download(allow_private_hosts=True, threads=2).open() as transform,
+    ):
+        well = transform(batch([f"{server.root}/{n}" for n in range(200)]))
+        assert set(well.column("status").to_pylist()) == {schema.SUCCESS}
+        with pytest.raises(MachineError, match=told):
+            transform(batch(MANY[:count]))
 
 
 def test_a_shortage_now_and_then_is_booked_for_retry(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -257,6 +257,20 @@ def test_samples_without_a_defined_white_are_refused() -> None:
     assert kind_of(tiff(cmyk, t258=[16] * 4, t262=5, t277=4, t284=2)) == "unsupported_samples"
 
 
+def test_samples_that_pillow_does_not_read_are_no_damage() -> None:
+    samples = gradient().astype(np.uint16)
+    floats, grey = (samples / 65535).astype(np.float32), samples[..., 0]
+    whole = [
+        tiff(floats, t258=[32] * 3, t262=2, t277=3, t339=[3] * 3),
+        tiff(np.ascontiguousarray(samples[..., :2]), t258=[16] * 2, t262=1, t277=2, t338=2),
+        tiff(grey.astype(np.uint32), order=">", t258=32),
+    ]
+    assert [kind_of(data) for data in whole] == ["unsupported_samples"] * 3
+    assert {kind_of(data[:size]) for data in whole for size in (40, 900)} <= {
+        "corrupt_image", "truncated_image", "not_an_image"
+    }  # fmt: skip
+
+
 def test_a_transparent_grey_of_16_bits_is_white() -> None:
     grey = gradient()[..., 0]
     clear = int(grey[5, 40])
@@ -265,7 +279,58 @@ def test_a_transparent_grey_of_16_bits_is_white() -> None:
     assert (found[:, 5] < 30).all()
 
 
+@pytest.mark.parametrize("clear", [0xFF00, 0x8000, 0x0100, 0x80FF, 0xFFFF, 0])
+def test_a_transparent_colour_of_16_bits_is_white_and_no_other(clear: int) -> None:
+    levels = np.array([0, 0x80, 0xFF, 0x100, 0x8000, 0x8080, 0x80FF, 0xFF00, 0xFFFF], np.uint16)
+    colours = np.repeat(levels, 8)[None, :, None].repeat(40, 0).repeat(3, 2)
+    one_differs = colours.copy()
+    one_differs[..., 2] += 1
+    key = chunk(b"tRNS", struct.pack(">3H", clear, clear, clear))
+    for samples, is_clear in ((colours, colours == clear), (one_differs, one_differs > 1 << 16)):
+        data = png16(samples, 2, extra=key)
+        expected = np.where(is_clear, 255, samples >> 8)
+        assert np.abs(seen(data) - expected).max() <= 1
+        assert not decoded(data).plain
+        shown = np.asarray(as_seen(open_image(data)))
+        assert np.abs(shown.astype(int) - expected).max() <= 1
+    with pytest.raises(UnusablePicture):
+        decoded(png16(colours, 2, extra=key)[:-40])
+
+
 # --- colour
+
+
+def grey_profile(gamma: float) -> bytes:
+    """Write a small ICC v2 display profile of grey."""
+    curve = b"curv\0\0\0\0" + struct.pack(">IHH", 1, round(gamma * 256), 0)
+    return icc(b"mntr", b"GRAY", b"XYZ ", {b"kTRC": curve})
+
+
+def grey_pictures(profile: bytes) -> dict[str, bytes]:
+    """Return one grey ramp in every kind of grey that carries a profile."""
+    levels = np.tile(np.arange(256, dtype=np.uint8), (HEIGHT, 1))
+    grey, deep = Image.fromarray(levels), Image.fromarray(levels.astype(np.uint16) * 257)
+    opaque = Image.merge("LA", [grey, Image.new("L", grey.size, 255)])
+    return {
+        "L": encoded(grey, "PNG", icc_profile=profile),
+        "L, TIFF": encoded(grey, "TIFF", icc_profile=profile),
+        "L and a clear level": encoded(grey, "PNG", icc_profile=profile, transparency=255),
+        "LA": encoded(opaque, "PNG", icc_profile=profile),
+        "LA, TIFF": encoded(opaque, "TIFF", icc_profile=profile),
+        "I;16": encoded(deep, "PNG", icc_profile=profile),
+        "I;16, TIFF": encoded(deep, "TIFF", icc_profile=profile),
+    }
+
+
+@pytest.mark.parametrize("name", grey_pictures(b""))
+def test_a_profile_of_grey_holds_for_every_kind_of_grey(name: str) -> None:
+    found = seen(grey_pictures(grey_profile(1.0))[name])[5]
+    linear = np.arange(256) / 255
+    curve = np.where(linear <= 0.0031308, linear * 12.92, 1.055 * linear ** (1 / 2.4) - 0.055)
+    grey = found if found.ndim == 1 else found[:, 0]
+    assert np.abs(grey - curve * 255)[10:].max() <= 3  # the darkest are lcms's own
+    plain = seen(grey_pictures(b"")[name])[5]
+    assert np.abs((plain if plain.ndim == 1 else plain[:, 0]) - np.arange(256)).max() <= 1
 
 
 # Red, green and blue as XYZ at D50: the columns of a display profile.

@@ -416,6 +416,12 @@ def test_what_needs_a_model_is_refused_by_the_raw_policy(given: dict[str, Any]) 
         build_round(RoundOptions(policy="raw", **given))
 
 
+@pytest.mark.parametrize("given", [{"threshold": 0.5}, {"origins": "web"}, {"keep_texts": 2}])
+def test_a_figure_of_another_policy_is_refused_by_the_raw_policy(given: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match="no effect with the policy 'raw'"):
+        build_round(RoundOptions(policy="raw", **given))
+
+
 def test_options_land_in_the_policy(clip: str) -> None:
     ranked = build_round(RoundOptions(policy="blip2", score="itc", keep_texts=3)).select
     assert ranked == TopRanked(3, "itc")

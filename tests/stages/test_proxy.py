@@ -14,8 +14,8 @@ from capfilt import schema
 from capfilt.errors import InputError, MachineError
 from capfilt.fingerprint import fingerprint
 from capfilt.plain import to_plain
-from capfilt.stages.download import Download
-from capfilt.stages.download.health import FEWEST
+from capfilt.stages.download import Download, stage
+from capfilt.stages.download.health import FEWEST, Probes
 from capfilt.stages.download.notes import fetch_notes
 from capfilt.stages.download.proxy import Proxies, Proxy, choose_proxies, proxy_notes
 from tests.stages.servers import running
@@ -141,6 +141,8 @@ def test_a_private_address_as_a_number_is_refused_before_the_proxy_is_asked(
 
 
 def test_the_environment_is_used_where_it_is_allowed_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    well = Probes(names=lambda: True, route=lambda: True)
+    monkeypatch.setattr(stage, "machine_probes", lambda _: well)
     with proxy() as server:
         monkeypatch.setenv("HTTP_PROXY", f"http://{server.address}")
         monkeypatch.setenv("NO_PROXY", "direct.invalid")

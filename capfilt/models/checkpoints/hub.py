@@ -35,6 +35,7 @@ def fetch(name: str, check: Check, *, weights: bool = True) -> Snapshot:
         ModelError: it cannot be had; one line that says why and what to do. Or `check` raises it.
     """
     repository, _, revision = name.partition("@")
+    _check_name(name, repository)
     _hush()
     folder = _begun(name, repository, revision or None)
     try:
@@ -79,6 +80,19 @@ def told(error: BaseException) -> str:
     if isinstance(error, errors.OfflineModeIsEnabled):
         return "HF_HUB_OFFLINE is set; unset it once to fetch the model"
     return f"{type(error).__name__}: {_first_line(error)}; check the network and try again"
+
+
+def _check_name(name: str, repository: str) -> None:
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    try:
+        validate_repo_id(repository)
+    except HFValidationError as error:
+        raise ModelError(
+            f"{name!r} is neither a folder nor a name that a hub can have; check the path, or give "
+            "org/name or org/name@revision"
+        ) from error
 
 
 def _hush() -> None:

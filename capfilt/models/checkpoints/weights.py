@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from capfilt.errors import ModelError
-from capfilt.models.checkpoints.pickled import read_pickled
+from capfilt.models.checkpoints.pickled import check_records, read_pickled
 from capfilt.models.checkpoints.tensors import Stored, read_safetensors, refuse_pointer, torn
 from capfilt.models.recipe import ModelRef
 
@@ -78,9 +78,11 @@ def read_tensors(file: Path) -> dict[str, Stored]:
 
 
 def check_whole(files: Collection[Path]) -> None:
-    """Read the header of every weight file; see `read_tensors`."""
+    """Read the header of every weight file (see `read_tensors`), and check what has checksums."""
     for file in files:
         read_tensors(file)
+        if file.suffix != ".safetensors":
+            check_records(file)
 
 
 def weight_bytes(model: ModelRef) -> int:

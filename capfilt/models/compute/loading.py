@@ -56,6 +56,7 @@ def load_checkpoint(
                 folder,
                 output_loading_info=True,
                 local_files_only=True,
+                ignore_mismatched_sizes=True,  # they are told below, by name
                 dtype=torch.float32,
                 use_safetensors=weights.safe,
                 weights_only=True,  # a pickle that needs more could run code
@@ -76,7 +77,26 @@ def load_checkpoint(
         )
     if ref.adapter is not None:
         model = _merged(model, ref, ref.adapter)
+    _check_numbers(model, ref)
     return model.to(device=device, dtype=_DTYPES[precision]).eval().requires_grad_(False)
+
+
+def _check_numbers(model: Any, ref: ModelRef) -> None:  # transformers' models are untyped
+    """Raise ModelError where weights are no numbers, or a matrix holds zeros alone.
+
+    A file whose download broke off after its length was reserved ends in zeros.
+    """
+    for name, tensor in model.state_dict().items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor.sum(dtype=torch.float64)):
+            raise ModelError(
+                f"{ref.name!r} has weights that are no numbers ({name} in {ref.path}): its "
+                "training diverged, or the file is damaged; give another checkpoint"
+            )
+        if name.endswith(".weight") and tensor.dim() > 1 and not tensor.any():
+            raise ModelError(
+                f"{ref.name!r} has weights that are all zeros ({name} in {ref.path}): its download "
+                "or copy broke off; fetch it again"
+            )
 
 
 @contextlib.contextmanager

@@ -57,7 +57,7 @@ class Fetching:
                 f"this machine cannot fetch: {lacking}. Nothing of this shard was written; try "
                 "fewer --threads or --workers, and run the same command again to go on"
             ) from error
-        self.health.check()
+        self.health.end_shard()
 
     def _run(
         self, urls: list[str], writer: Callable[..., object], resizer: Any, how: dict[str, Any]

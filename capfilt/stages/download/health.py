@@ -8,7 +8,7 @@ import contextlib
 import socket
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
 from typing import Final
 
@@ -40,6 +40,7 @@ class Health:
     def __init__(self, probes: Probes) -> None:
         self._probes = probes
         self._last: deque[str | None] = deque(maxlen=WINDOW)
+        self._shard: list[str | None] = []  # since the last one ended
         self._lock = threading.Lock()
         self.fault: str | None = None
 
@@ -47,8 +48,16 @@ class Health:
         """Count one outcome (None: a picture, or an answer at least) and judge the last ones."""
         with self._lock:
             self._last.append(failure)
+            self._shard.append(failure)
             if failure is not None and self.fault is None and len(self._last) >= FEWEST:
-                self.fault = self._judged()
+                self.fault = self._shortage() or self._offline(self._last)
+
+    def end_shard(self) -> None:
+        """Judge a shard by its own requests, however few: probes are sure. Then `check`."""
+        with self._lock:
+            seen, self._shard = self._shard, []
+            self.fault = self.fault or self._offline(seen)
+        self.check()
 
     def check(self) -> None:
         """Raise a MachineError that says what the machine lacks, if it lacks anything."""
@@ -58,23 +67,25 @@ class Health:
                 "finished shards are kept: run the same command again to go on"
             )
 
-    def _judged(self) -> str | None:
-        seen = list(self._last)
-
-        def mostly(*failures: str) -> bool:
-            return sum(one in failures for one in seen) > _TOO_MANY * len(seen)
-
-        if mostly("machine"):
+    def _shortage(self) -> str | None:
+        if _mostly(self._last, {"machine"}):
             return "this machine is short of open files, memory or threads; try fewer --threads"
-        if mostly("proxy"):
+        if _mostly(self._last, {"proxy"}):
             return "the proxy is not there, or refuses us; look at --proxy"
-        if mostly(*_NAMES) and not self._probes.names():
+        return None
+
+    def _offline(self, seen: Sequence[str | None]) -> str | None:
+        if _mostly(seen, _NAMES) and not self._probes.names():
             return "the name service of this machine gives no answers; is it online? (--proxy?)"
-        if mostly("unreachable") and not self._probes.route():
+        if _mostly(seen, {"unreachable"}) and not self._probes.route():
             return "this machine has no route to the internet; is it online? (--proxy?)"
-        if mostly(*_NAMES, "unreachable"):
+        if _mostly(seen, {*_NAMES, "unreachable"}):
             self._last.clear()  # it is the pages after all: look again when as many have gone by
         return None
+
+
+def _mostly(seen: Sequence[str | None], failures: Set[str]) -> bool:
+    return sum(one in failures for one in seen) > _TOO_MANY * len(seen)
 
 
 def machine_probes(allow_private: bool) -> Probes:

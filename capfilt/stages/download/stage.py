@@ -92,11 +92,13 @@ class Download:
     )
 
     name = "download"
-    version = 2
+    version = 3
     changes: ClassVar[dict[int, str]] = {
         2: "pictures are stored as a viewer shows them (EXIF orientation, 16 bits, colour "
         "profiles), cut-off ones are failures, addresses are read as browsers read them, opt-outs "
-        "are honoured on every redirect, and failures have kinds"
+        "are honoured on every redirect, and failures have kinds",
+        3: "every kind of grey follows its colour profile, and a transparent colour of 16 bits is "
+        "told from its neighbours",
     }
     resource: ClassVar[Resource] = "network"
     rows_per_call = None
