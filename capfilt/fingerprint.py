@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 import sys
+import typing
 from pathlib import Path
 from typing import Any, Final
 
@@ -76,10 +77,25 @@ def _canonical_dict(value: dict[Any, Any], where: str) -> dict[str, Any]:
 def identity_fields(value: Any, where: str = "value") -> dict[str, Any]:
     """Return the canonical form of the fields of the dataclass `value` that make its identity."""
     return {
-        field.name: _canonical(getattr(value, field.name), f"{where}.{field.name}")
+        field.name: _canonical(_typed(field, value), f"{where}.{field.name}")
         for field in dataclasses.fields(value)
         if field.metadata.get("capfilt_identity", True) and not _is_default(field, value)
     }
+
+
+def _typed(field: "dataclasses.Field[Any]", value: Any) -> object:  # any dataclass
+    """Return a field's value, a whole number as a float where the field is one: 9 is 9.0 there."""
+    found = getattr(value, field.name)
+    kinds = (field.type, *typing.get_args(field.type))
+    if float in kinds and int not in kinds:
+        return _as_floats(found)
+    return found
+
+
+def _as_floats(value: object) -> object:
+    if isinstance(value, tuple):
+        return tuple(_as_floats(item) for item in value)
+    return float(value) if type(value) is int else value
 
 
 def code_identity(kind: type) -> dict[str, list[str]]:

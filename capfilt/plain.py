@@ -134,6 +134,8 @@ def _chosen(members: tuple[Any, ...], plain: Any, where: str) -> Any:  # as abov
             return member
         if isinstance(member, type) and isinstance(plain, member):
             return member
+        if member is float and type(plain) is int and int not in members:
+            return member
         if typing.get_origin(member) in {tuple, typing.Literal}:
             return member
     raise TypeError(f"{where} is {plain!r}, which is none of {members}")

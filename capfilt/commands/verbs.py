@@ -11,7 +11,7 @@ from capfilt import schema
 from capfilt.engine import attempts
 from capfilt.engine import passes as engine
 from capfilt.engine.exports import ExportStatus, export_statuses, exports_of, plan_of
-from capfilt.engine.finish import Finished, finish
+from capfilt.engine.finish import Finished, check_place, finish
 from capfilt.engine.garbage import Garbage, find_garbage, remove
 from capfilt.engine.outdated import outdated
 from capfilt.engine.passes import Progress, Resources
@@ -250,6 +250,7 @@ def export(run_dir: Path, how: Exporting, progress: Progress, say: Say) -> RunRe
     if unfinished:
         raise InputError(f"{run_dir} is not finished ({', '.join(unfinished)}); run it first")
     _move_away(ledger, damaged_exports(ledger), say)
+    check_place(plan, recipe, ledger, how.to, how.replace)
     engine.advance(plan, ledger, Resources(), progress)
     reader = RunReader(ledger, plan)
     done = finish(

@@ -13,12 +13,12 @@ from capfilt.engine.plan import Plan, RunReader
 from capfilt.engine.status import run_outcome
 from capfilt.errors import InputError
 from capfilt.export import Provenance, export_dataset
-from capfilt.export.claim import claim
+from capfilt.export.claim import check_claim, claim
 from capfilt.export.config import READS
 from capfilt.export.kept import kept_rows
 from capfilt.fingerprint import fingerprint
 from capfilt.ledger.ledger import Ledger
-from capfilt.ledger.publish import Publisher
+from capfilt.ledger.publish import Publisher, check_writable
 from capfilt.ledger.source import SourceManifest
 from capfilt.ledger.tally import Outcome
 from capfilt.plain import published_plain
@@ -99,8 +99,7 @@ def finish(
     root = publisher.root
     last = recorded_at(ledger, root)
     export = name.removeprefix(EXPORT_PREFIX)
-    own = place_of(ledger, root) == name
-    claim(publisher, export, replace, export if own else last.export if last else "")
+    claim(publisher, export, replace, _expected(ledger, root, name))
     with progress("export", funnel.web_kept + funnel.synthetic_kept) as told:
         written = export_dataset(
             reader,
@@ -118,6 +117,28 @@ def finish(
     threshold = itm_threshold(recipe.select)
     page = write_page(reader, ledger.publisher, name, funnel, threshold)
     return Finished(str(root), str(page), written.rows, written.digest, funnel, outcome)
+
+
+def check_place(plan: Plan, recipe: Round, ledger: Ledger, to: Path | None, replace: bool) -> None:
+    """Refuse a folder that `finish` would refuse, before any work.
+
+    Raises:
+        InputError: it holds another export, or something else.
+        DamageError: what it holds cannot be told any more.
+        StorageError: it cannot be written.
+    """
+    name = export_name(plan, recipe)
+    root = _place(to, ledger, name)
+    check_claim(root, name.removeprefix(EXPORT_PREFIX), replace, _expected(ledger, root, name))
+    check_writable(root)
+
+
+def _expected(ledger: Ledger, root: Path, name: str) -> str:
+    """Return which export the run knows to lie in a folder; "" for none."""
+    if place_of(ledger, root) == name:
+        return name.removeprefix(EXPORT_PREFIX)
+    last = recorded_at(ledger, root)
+    return last.export if last else ""
 
 
 def _place(to: Path | None, ledger: Ledger, name: str) -> Path:

@@ -78,20 +78,31 @@ class _Kept:
             return "; it holds pictures from the web, maybe their only copy: a file is damaged"
         if not lost:
             return ""
-        return f"; {lost:,} pictures in it came from the web, and this is their only copy"
+        return (
+            f"; {lost:,} pictures in it came from the web, and this is their only copy of that size"
+        )
 
     def _only_here(self, stage_id: str, shard: str) -> int:
         rows = self.ledger.read(source.STAGE, shard, ["image_ref"])
-        only = pc.and_(pc.is_null(rows["image_ref"]), self._fetched(stage_id, shard))
+        mine = self._pictures(stage_id, shard)
+        only = pc.and_(pc.is_null(rows["image_ref"]), mine["there"])
         for other in self.stages:
             there = _is_download(other) and shard in self.shards
             if other != stage_id and there and self.ledger.has(other, shard):
-                only = pc.and_not(only, self._fetched(other, shard))
+                only = pc.and_not(only, _has_all(self._pictures(other, shard), mine))
         return int(pc.sum(only).as_py() or 0)
 
-    def _fetched(self, stage_id: str, shard: str) -> pa.ChunkedArray:
-        status = self.ledger.read(stage_id, shard, ["status"])["status"]
-        return pc.equal(status, schema.SUCCESS)
+    def _pictures(self, stage_id: str, shard: str) -> pa.Table:
+        rows = self.ledger.read(stage_id, shard, ["status", "sha256", "width", "height"])
+        return rows.append_column("there", pc.equal(rows["status"], schema.SUCCESS))
+
+
+def _has_all(copy: pa.Table, original: pa.Table) -> pa.ChunkedArray:
+    """Say which pictures of a copy are of the original's file, and no smaller."""
+    found = pc.and_(copy["there"], pc.equal(copy["sha256"], original["sha256"]))
+    for side in ("width", "height"):
+        found = pc.and_(found, pc.greater_equal(copy[side], original[side]))
+    return pc.fill_null(found, False)
 
 
 def _is_download(stage_id: str) -> bool:

@@ -205,8 +205,10 @@ def verify_run(ledger: Ledger, progress: Progress) -> list[Problem]:
     records = [read_record(f) for f in record_files(ledger) if str(f) not in broken]
     plan = plan_round(record.round, manifest, ledger)
     exported = [_plan_where_it_lies(ledger, each) for each in records]
-    with progress("verify", manifest.rows * (len(plan.planned) + 1)) as told_rows:
-        plans = [p for p in exported if p is not None]
+    plans = [p for p in exported if p is not None]
+    stages = {planned.id for each in (plan, *plans) for planned in each.planned}
+    files = len(stages) + 1 + (record.round.export.kept is not None)  # of a shard
+    with progress("verify", manifest.rows * files) as told_rows:
         problems += verify_ledger(ledger, plan, told_rows, record.round.export.kept, plans)
     fetch_id = plan.planned[0].id
     for _, shard in lost_attempts(ledger, manifest.shards, fetch_id):

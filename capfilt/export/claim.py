@@ -20,32 +20,48 @@ from capfilt.ledger.publish import TMP_DIR, Publisher, explained
 from capfilt.ledger.sealed import sealed, unsealed
 
 
-def claim(publisher: Publisher, wanted: str, replace: bool, expected: str = "") -> None:
-    """Make sure that a folder holds nothing but the export `wanted`, whole or in part, or nothing.
+def check_claim(root: Path, wanted: str, replace: bool, expected: str = "") -> str | None:
+    """Refuse a folder that `claim` would refuse, without writing; returns which export it holds.
 
-    `expected` is the export that the run knows to lie there, "" where it knows of none. With
-    `replace`, another or a damaged one is removed: no moment has a mixture with a manifest.
+    None: it is empty. `expected` is the export that the run knows to lie there, "" where it knows
+    of none.
 
     Raises:
         InputError: it holds another export and not `replace`, or something that is no export.
         DamageError: what it holds cannot be told any more.
     """
-    root = publisher.root
     if root.exists() and not root.is_dir():
         raise InputError(f"{root} is a file; give a folder to export to")
-    if (root / CLEARING).exists() and not (root / MANIFEST).exists():
-        _replace(publisher, wanted)  # somebody's --replace was cut off
-        return
+    if _is_cut_off(root):
+        return ""
     held = _held_or_damaged(root, expected, replace)
-    if held is None:
-        publisher.publish_bytes(PLAN, sealed({"export": wanted}).encode("utf-8"))
-    elif replace and not (held == wanted and _is_sound(root)):
-        _replace(publisher, wanted)
-    elif held != wanted:
+    if held not in {None, wanted} and not replace:
         raise InputError(
             f"{root} holds another export{_told(root)}; give --replace to replace it as a whole, "
             "or another folder"
         )
+    if replace:
+        _check_strangers(root)
+    return held
+
+
+def claim(publisher: Publisher, wanted: str, replace: bool, expected: str = "") -> None:
+    """Make sure that a folder holds nothing but the export `wanted`, whole or in part, or nothing.
+
+    With `replace`, another or a damaged one is removed: no moment has a mixture with a manifest.
+    See `check_claim`.
+    """
+    root = publisher.root
+    held = check_claim(root, wanted, replace, expected)
+    if held is None:
+        publisher.publish_bytes(PLAN, sealed({"export": wanted}).encode("utf-8"))
+    elif _is_cut_off(root) or (replace and not (held == wanted and _is_sound(root))):
+        _replace(publisher, wanted)
+
+
+def _is_cut_off(root: Path) -> bool:
+    """Say whether somebody's --replace was cut off there."""
+    return (root / CLEARING).exists() and not (root / MANIFEST).exists()
 
 
 def _told(root: Path) -> str:
@@ -107,11 +123,7 @@ def _manifest_of(root: Path, expected: str) -> dict[str, Any]:  # JSON
 def _replace(publisher: Publisher, wanted: str) -> None:
     """Remove the export that lies in a folder, its manifest first, and begin another."""
     root = publisher.root
-    strangers = [name for name in files_of(root) if not OURS.fullmatch(name)]
-    if strangers:
-        raise InputError(
-            f"{root} holds {strangers[0]}, which is of no export; move it away before --replace"
-        )
+    _check_strangers(root)
     publisher.publish_bytes(CLEARING, b"")
     with explained(root):
         (root / MANIFEST).unlink(missing_ok=True)
@@ -124,3 +136,11 @@ def _replace(publisher: Publisher, wanted: str) -> None:
         publisher.sync()
         publisher.publish_bytes(PLAN, sealed({"export": wanted}).encode("utf-8"))
         (root / CLEARING).unlink(missing_ok=True)
+
+
+def _check_strangers(root: Path) -> None:
+    strangers = [name for name in files_of(root) if not OURS.fullmatch(name)]
+    if strangers:
+        raise InputError(
+            f"{root} holds {strangers[0]}, which is of no export; move it away before --replace"
+        )

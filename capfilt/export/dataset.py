@@ -6,6 +6,7 @@ compared with what was written before anything is said of it.
 """
 
 import hashlib
+import os
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -128,6 +129,8 @@ class _Parts:
             DamageError: it is not what was written.
         """
         root = self.publisher.root
+        if os.path.lexists(root / path) and not (root / path).is_file():
+            raise DamageError(f"{root / path} is a link to nothing or no file; {anew_advice(root)}")
         written = not (root / path).exists() and self.publisher.publish(
             path, self._noted(path, write)
         )

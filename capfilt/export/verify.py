@@ -1,6 +1,7 @@
 """Reading an export again: which files are torn, altered, missing or foreign."""
 
 import hashlib
+import os
 from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -85,8 +86,10 @@ def _without_manifest(
 
 def _check(folder: Path, entry: FileEntry) -> list[ExportProblem]:
     file = folder / entry.path
-    if not file.is_file():
+    if not os.path.lexists(file):
         return [ExportProblem("missing", str(file), "the manifest lists it")]
+    if not file.is_file():
+        return [ExportProblem("damaged", str(file), "a link to nothing, or no file at all")]
     with file.open("rb") as stream:
         if hashlib.file_digest(stream, "sha256").hexdigest() != entry.sha256:
             return [ExportProblem("damaged", str(file), "its SHA-256 is not the manifest's")]

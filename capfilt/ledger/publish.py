@@ -47,6 +47,7 @@ class Publisher:
             try:
                 os.link(scratch, target)
             except FileExistsError:
+                _check_file(target)
                 return False
             _sync_folder(target.parent)
         return True
@@ -141,6 +142,16 @@ def check_writable(folder: Path) -> None:
             raise OSError(errno.EROFS, os.strerror(errno.EROFS))
         if not os.access(nearest, os.W_OK | os.X_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+
+def _check_file(target: Path) -> None:
+    """Raise StorageError where what has a file's name is none, so that no reader would find it."""
+    if not target.is_file():
+        what = "a link to nothing" if target.is_symlink() else "no file"
+        raise StorageError(
+            f"{target} is {what} (of a tool that keeps files elsewhere?); remove it, or let "
+            "`capfilt verify --repair` move it away, and run the same command again"
+        )
 
 
 def _sync_folder(folder: Path) -> None:

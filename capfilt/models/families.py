@@ -108,9 +108,12 @@ def read_json(file: Path, needed: str) -> dict[str, Any]:  # JSON
         ModelError: it cannot be read.
     """
     try:
-        return dict(json.loads(file.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{file} cannot be read ({error}); {needed}") from error
+    if not isinstance(found, dict):
+        raise ModelError(f"{file} cannot be read (it holds no JSON object); {needed}")
+    return found
 
 
 def refuse_quantised(folder: Path, config: dict[str, Any]) -> None:

@@ -7,6 +7,7 @@ since captions and addresses are written by strangers.
 import base64
 import hashlib
 import io
+import os
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
@@ -72,9 +73,9 @@ def write_page(
     """
     relative = f"reports/{name}.html"
     path = publisher.root / relative
-    if path.exists() and not is_whole(path):
+    if os.path.lexists(path) and not is_whole(path):
         publisher.set_aside(path)
-    if not path.exists():
+    if not path.is_file():
         page = render_page(funnel, draw_samples(reader, _EACH), threshold)
         publisher.publish_bytes(relative, _sealed(page.encode("utf-8", "replace")))
     return path

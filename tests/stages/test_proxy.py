@@ -153,6 +153,11 @@ def test_the_environment_is_used_where_it_is_allowed_alone(monkeypatch: pytest.M
     assert len(server.heads) == 1
 
 
+def test_a_mistyped_word_is_no_host() -> None:
+    with pytest.raises(InputError, match="--proxy envv: give env, none, or http://host:port"):
+        choose_proxies("envv")
+
+
 @pytest.mark.parametrize(
     ("variables", "http", "https"),
     [

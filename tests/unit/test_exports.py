@@ -85,11 +85,62 @@ def test_what_is_printed_is_what_lies_there(folder: Folder, tmp_path: Path) -> N
     assert (refused.code, refused.err.count("\n")) == (2, 1)
     assert "holds another export" in refused.err
     assert on_disk(to)[0] == low["rows"]
+    stages = folder.ledger.stages()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("x")
+    for more in ((), ("--replace",)):
+        assert folder.export("--to", tmp_path / "mine", "--threshold", "0.77", *more).code == 2
+    assert folder.ledger.stages() == stages  # it is refused before anything is decided anew
     high = json.loads(folder.export("--to", to, "--threshold", "0.6", "--replace").out)["result"]
     rows, lowest = on_disk(to)
     assert (high["rows"], high["digest"]) == (rows, load_manifest(to)["digest"])
     assert lowest >= 0.6
     assert high["rows"] < low["rows"]
+
+
+def link_to_nothing(file: Path) -> None:
+    file.unlink()
+    file.symlink_to("../.git/annex/objects/gone")
+
+
+def folder_in_its_place(file: Path) -> None:
+    file.unlink()
+    file.mkdir()
+
+
+@pytest.mark.parametrize("spoil", [link_to_nothing, folder_in_its_place])
+@pytest.mark.parametrize("name", ["data/*.parquet", "README.md", "manifest.json", "reports"])
+def test_a_link_to_nothing_or_a_folder_for_a_file_heals(
+    finished: tuple[Folder, str], folder: Folder, spoil: Callable[[Path], None], name: str
+) -> None:
+    """What DVC or git-annex leave of files that are not at hand."""
+    (export,) = folder.run.glob("export-*")
+    (file,) = (folder.run / name).glob("*") if name == "reports" else export.glob(name)
+    spoil(file)
+    told = capfilt("verify", folder.run, "--quiet")
+    assert told.code == 3
+    assert str(file) in told.out
+    capfilt("verify", folder.run, "--quiet", "--repair")
+    assert not file.is_symlink()
+    healed = folder.again()
+    assert digest_of(healed) == finished[1]
+    assert file.is_file()
+    assert capfilt("verify", folder.run, "--quiet").code == 0
+
+
+@pytest.mark.parametrize("spoil", [link_to_nothing, folder_in_its_place])
+def test_without_repair_a_link_or_a_folder_for_a_file_is_one_line(
+    folder: Folder, spoil: Callable[[Path], None]
+) -> None:
+    (export,) = folder.run.glob("export-*")
+    for name in ("data/*.parquet", "README.md"):
+        (file,) = export.glob(name)
+        spoil(file)
+        told = folder.again()
+        assert told.code == 3
+        assert "Traceback" not in told.err
+        assert "--repair" in told.err.splitlines()[-1]
+        capfilt("verify", folder.run, "--quiet", "--repair")
 
 
 def test_an_export_is_no_round_of_the_run(

@@ -107,6 +107,8 @@ def choose_proxies(choice: str) -> Proxies:
     if choice == NONE:
         return Proxies({})
     if choice != ENV:
+        if choice.isalpha():
+            raise InputError(f"--proxy {choice}: give {ENV}, {NONE}, or http://host:port")
         proxy = Proxy.parse(choice, "--proxy")
         return Proxies(dict.fromkeys(_SCHEMES, proxy))
     found = urllib.request.getproxies_environment()
