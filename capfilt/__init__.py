@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Final
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from capfilt.commands.verbs import Hardware, run, run_round
+    from capfilt.commands.hardware import Hardware
+    from capfilt.commands.run import run, run_round
     from capfilt.errors import CapfiltError
     from capfilt.export import ExportConfig
     from capfilt.export.formats import ExportFormat
@@ -45,7 +46,7 @@ _PLACES: Final = {
     "ExportConfig": "capfilt.export",
     "ExportFormat": "capfilt.export.formats",
     "FilterRecipe": "capfilt.models.recipe",
-    "Hardware": "capfilt.commands.verbs",
+    "Hardware": "capfilt.commands.hardware",
     "InputReader": "capfilt.inputs.own",
     "InputSpec": "capfilt.inputs",
     "Lengths": "capfilt.models.recipe",
@@ -62,8 +63,8 @@ _PLACES: Final = {
     "TrainPlan": "capfilt.train.plan",
     "build_round": "capfilt.recipe.options",
     "resolve_model": "capfilt.models.checkpoints",
-    "run": "capfilt.commands.verbs",
-    "run_round": "capfilt.commands.verbs",
+    "run": "capfilt.commands.run",
+    "run_round": "capfilt.commands.run",
 }
 
 __all__ = [

@@ -3,20 +3,21 @@
 import sys
 from pathlib import Path
 
-from capfilt.commands import verbs as commands
+from capfilt.commands.hardware import Hardware
+from capfilt.commands.run import run as run_round
 from capfilt.inputs import InputSpec
+from capfilt.progress import show_progress
 from capfilt.recipe.options import RoundOptions
-from capfilt.report.progress import progress
 
 
 def main(urls: str, run: str) -> None:
     """Run with two captions an image, and print the funnel."""
-    result = commands.run(
+    result = run_round(
         InputSpec((urls,)),
         RoundOptions(num_captions=2, seed=1, allow_private_hosts=True, timeout=3.0),
         Path(run),
-        commands.Hardware(workers=1, device="cpu"),
-        progress,
+        Hardware(workers=1, device="cpu"),
+        show_progress,
         print,
     )
     print(result.text())

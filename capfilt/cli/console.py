@@ -16,7 +16,7 @@ import typer
 from capfilt.errors import CapfiltError
 from capfilt.process import lease, signals, streams
 from capfilt.process.temporary import discard, in_private_folder
-from capfilt.report.progress import Bars, progress
+from capfilt.progress import Progress, show_progress
 from capfilt.wording import inert
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines")]
@@ -25,7 +25,7 @@ _STOPPED: Final = {signal.SIGTERM: "terminated", signal.SIGHUP: "hung up"}
 
 
 def run_and_show(
-    work: Callable[[Bars], Any],  # any result: it renders itself
+    work: Callable[[Progress], Any],  # any result: it renders itself
     as_json: bool,
     quiet: bool,
 ) -> None:
@@ -34,9 +34,9 @@ def run_and_show(
         show(work(progress_bar(quiet)), as_json)
 
 
-def progress_bar(quiet: bool) -> Bars:
+def progress_bar(quiet: bool) -> Progress:
     """Return what makes a bar, or lines, of a label and a number of rows or steps."""
-    return partial(progress, quiet=quiet)
+    return partial(show_progress, quiet=quiet)
 
 
 def say(line: str) -> None:

@@ -8,7 +8,8 @@ import typer
 
 from capfilt.cli.console import AsJson, Quiet, errors, progress_bar, say, show
 from capfilt.cli.signature import takes
-from capfilt.commands import Hardware, verbs
+from capfilt.commands import Hardware
+from capfilt.commands import folder as verbs
 from capfilt.export import ExportConfig
 from capfilt.flags import constructed, flags_of
 from capfilt.recipe.pipeline_file import run_pipeline
@@ -74,7 +75,7 @@ def export(
     """
     with errors():
         _load(pipeline)
-        how = verbs.Exporting(to, given, replace)
+        how = verbs.ExportRequest(to, given, replace)
         show(verbs.export(run_dir, how, progress_bar(quiet), say), as_json)
 
 

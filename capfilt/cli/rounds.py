@@ -12,7 +12,7 @@ from capfilt.inputs import InputSpec
 from capfilt.option import WORK
 from capfilt.recipe.options import RoundOptions, round_flags
 from capfilt.rounds import verbs
-from capfilt.rounds.checks import Given
+from capfilt.rounds.checks import RoundsRequest
 from capfilt.rounds.options import RoundsOptions
 from capfilt.train.options import DATA
 
@@ -57,7 +57,7 @@ def rounds(
             count=count,
             human=tuple(human or ()),
         )
-        asked = Given(spec, out, held_out, workers, device, processes)
+        asked = RoundsRequest(spec, out, held_out, workers, device, processes)
         if plan:
             show(verbs.plan_rounds(options, asked), as_json)
             return

@@ -1,12 +1,12 @@
 """What `capfilt evaluate` does."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from capfilt.engine.passes import Progress, bf16_warning, choose_devices
+from capfilt.engine.passes import bf16_warning, choose_devices
 from capfilt.models.recipe import Precision
 from capfilt.option import INPUT, MODELS, POLICY, WORK, check_options, option
+from capfilt.progress import Progress, Say
 
 if TYPE_CHECKING:
     from capfilt.evaluate.models import Evaluation
@@ -34,9 +34,7 @@ class EvaluateOptions:
         check_options(self)
 
 
-def evaluate(
-    data: str, options: EvaluateOptions, progress: Progress, say: Callable[[str], None]
-) -> "Evaluation":
+def evaluate(data: str, options: EvaluateOptions, progress: Progress, say: Say) -> "Evaluation":
     """Judge models on image-text pairs; `say` hears of what makes that slow.
 
     Raises:

@@ -1,12 +1,11 @@
 """What `capfilt train` does."""
 
 import contextlib
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from capfilt.engine.passes import bf16_warning, choose_devices
 from capfilt.errors import InputError
-from capfilt.report.progress import Bars, of_training
+from capfilt.progress import Progress, Say, hear_metrics
 from capfilt.train.ranks import local_rank, rank
 
 if TYPE_CHECKING:
@@ -14,14 +13,14 @@ if TYPE_CHECKING:
     from capfilt.train.training import Trained
 
 
-def train(options: "TrainOptions", progress: Bars, say: Callable[[str], None]) -> "Trained":
+def train(options: "TrainOptions", progress: Progress, say: Say) -> "Trained":
     """Run a training, or go on with it.
 
     Raises:
         InputError: options or data that cannot be used.
     """
-    from capfilt.train.data.reader import Reader, Reading
-    from capfilt.train.loop import Looping
+    from capfilt.train.data.reader import Reader, ReaderOptions
+    from capfilt.train.loop import LoopOptions
     from capfilt.train.options import augment_of, mixture_of, recipe_of
     from capfilt.train.process import alone
     from capfilt.train.start import lacking, start_of
@@ -42,20 +41,20 @@ def train(options: "TrainOptions", progress: Bars, say: Callable[[str], None]) -
     if slow is not None:
         say(slow)
     mixture = mixture_of(options)
-    samples = Reader(mixture, Reading(batch_size=1, side=1)).epoch_samples
+    samples = Reader(mixture, ReaderOptions(batch_size=1, side=1)).epoch_samples
     recipe = recipe_of(options, samples, start.folder)
     training = Training(
         recipe=recipe,
         start=start,
         mixture=mixture,
         augment=augment_of(options),
-        looping=Looping(options.out, options.every, options.precision, device),
+        looping=LoopOptions(options.out, options.every, options.precision, device),
         workers=options.workers,
         recompute=options.recompute,
     )
     one = alone(options.out, say) if rank() == 0 else contextlib.nullcontext()
     with one, progress(f"train {options.kind}", recipe.optim.steps, unit="step") as told:
-        return trained(training, of_training(told))
+        return trained(training, hear_metrics(told))
 
 
 def _start(like: str | None, init: str | None) -> tuple[str, bool]:

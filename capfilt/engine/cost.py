@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from capfilt.engine.plan import Plan, Planned
+from capfilt.engine.plan import Plan, PlannedStage
 from capfilt.engine.status import stage_status
 from capfilt.fingerprint import code_identity
 from capfilt.ledger.ledger import Ledger
@@ -22,7 +22,7 @@ _EFFICIENCY: Final = 0.3  # of the matrix rate that a whole model reaches, rough
 _PROBE_SIZE: Final = 768
 
 
-def estimate(ledger: Ledger, plan: Plan, planned: Planned) -> dict[str, Any]:  # JSON
+def estimate(ledger: Ledger, plan: Plan, planned: PlannedStage) -> dict[str, Any]:  # JSON
     """Say what a stage has to do, and its seconds of compute, or None where nothing is known.
 
     The rate is that of the shards that the stage has finished; before the first, the model's

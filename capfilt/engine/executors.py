@@ -23,6 +23,7 @@ from capfilt.process import temporary
 from capfilt.process.launching import Packed, launching, pack, start_tracker, why_not_begun
 from capfilt.process.signals import kill_children, leave_to_parent
 from capfilt.process.temporary import private_folder
+from capfilt.progress import Advance
 
 if TYPE_CHECKING:
     import ctypes
@@ -35,7 +36,6 @@ _DIED: Final = (
 )
 
 _Numbers: TypeAlias = "ctypes.Array[ctypes.c_longlong]"
-Advance = Callable[[int], None]  # told how many rows have gone by, as they go
 
 
 class Job(Protocol):

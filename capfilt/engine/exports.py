@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from capfilt.engine.plan import Plan, compile_plan
+from capfilt.engine.record import plan_round
 from capfilt.errors import CapfiltError, CodeNeededError, DamageError
 from capfilt.export.config import ExportConfig
 from capfilt.export.dataset import FileEntry, Manifest
@@ -23,7 +24,7 @@ from capfilt.ledger.ledger import Ledger
 from capfilt.ledger.sealed import sealed, unsealed
 from capfilt.ledger.source import load_manifest as load_input
 from capfilt.plain import from_plain, to_plain
-from capfilt.recipe.round import Round, plan_round
+from capfilt.recipe.round import Round
 
 _FOLDER: Final = "exports"
 _ATTEMPT: Final = "~"

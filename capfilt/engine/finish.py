@@ -1,15 +1,14 @@
 """The end of a round: the funnel, the export, and the report that people look at."""
 
 import functools
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from capfilt import __version__
 from capfilt.engine.exports import place_of, record_export, recorded_at
-from capfilt.engine.passes import Progress
 from capfilt.engine.plan import Plan, RunReader
+from capfilt.engine.record import round_name
 from capfilt.engine.status import run_outcome
 from capfilt.errors import InputError
 from capfilt.export import Provenance, export_dataset
@@ -22,7 +21,8 @@ from capfilt.ledger.publish import Publisher, check_writable
 from capfilt.ledger.source import SourceManifest
 from capfilt.ledger.tally import Outcome
 from capfilt.plain import published_plain
-from capfilt.recipe.round import Round, round_name
+from capfilt.progress import Progress, Say
+from capfilt.recipe.round import Round
 from capfilt.report.failures import why_nothing
 from capfilt.report.funnel import Funnel, count_funnel
 from capfilt.report.page import write_page
@@ -75,7 +75,7 @@ def finish(
     manifest: SourceManifest,
     to: Path | None,
     progress: Progress,
-    say: Callable[[str], None],
+    say: Say,
     of: str = "",
     replace: bool = False,
 ) -> Finished:
@@ -161,6 +161,6 @@ def _provenance(plan: Plan, recipe: Round, manifest: SourceManifest, funnel: Fun
         capfilt=__version__,
         source=f"{counted(manifest.rows, 'row')}, {name}",
         recipe=published_plain(recipe),
-        stages=tuple(planned.id for planned in plan.planned),
+        stages=tuple(planned.id for planned in plan.stages),
         funnel=tuple(funnel.lines()),
     )

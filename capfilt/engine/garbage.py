@@ -36,7 +36,7 @@ def find_garbage(
     Files that capfilt did not write are never garbage; `capfilt verify` tells of them.
     """
     found = [_garbage(path, "left by a process that died") for path in ledger.sweep()]
-    needed = {p.id for plan in plans for p in plan.planned} | {source.STAGE, *beside}
+    needed = {p.id for plan in plans for p in plan.stages} | {source.STAGE, *beside}
     shards = {shard for plan in plans for shard in plan.shards}
     kept = _Kept(ledger, needed, shards)
     for stage_id in ledger.stages():

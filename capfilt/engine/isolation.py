@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import pyarrow as pa
 
-from capfilt.engine.plan import Planned
+from capfilt.engine.plan import PlannedStage
 from capfilt.engine.transforms import slice_rows, slices, transformed, widened
 from capfilt.errors import CapfiltError, WorkerError, ended
 from capfilt.process.launching import Packed, launching, pack, start_tracker
@@ -32,7 +32,7 @@ class _Died(Exception):
 
 
 def compute_isolated(
-    stages: tuple[Planned, ...], work: pa.Table, shard: str
+    stages: tuple[PlannedStage, ...], work: pa.Table, shard: str
 ) -> dict[str, list[pa.RecordBatch]]:
     """Return the columns that each stage adds to `work`, computed where a crash costs a row.
 
@@ -53,7 +53,7 @@ def compute_isolated(
 class _Children:
     """One child process after the other; a new one is started when the last has died."""
 
-    def __init__(self, stages: tuple[Planned, ...], shard: str) -> None:
+    def __init__(self, stages: tuple[PlannedStage, ...], shard: str) -> None:
         self._stages, self._shard = stages, shard
         self._booked = 0
         self._process: Any = None  # of the spawn context, whose type has no public name
@@ -123,7 +123,7 @@ class _Children:
         return booked(planned, how)
 
 
-def booked(planned: Planned, how: str) -> pa.RecordBatch:
+def booked(planned: PlannedStage, how: str) -> pa.RecordBatch:
     """Return the columns of a row that ended its process: nulls, and the reason where one goes.
 
     A stage that must say more has `crashed`, which returns these columns by name.
@@ -140,7 +140,7 @@ def booked(planned: Planned, how: str) -> pa.RecordBatch:
 
 
 @contextlib.contextmanager
-def _children(stages: tuple[Planned, ...], shard: str) -> Iterator[_Children]:
+def _children(stages: tuple[PlannedStage, ...], shard: str) -> Iterator[_Children]:
     child = _Children(stages, shard)
     try:
         yield child
@@ -154,7 +154,7 @@ def _children(stages: tuple[Planned, ...], shard: str) -> Iterator[_Children]:
 def _serve(connection: "Connection[Any, Any]", packed: Packed, shard: str) -> None:
     """Answer (place of a stage, rows) until the parent closes the connection or is gone."""
     leave_to_parent()
-    stages: tuple[Planned, ...] = packed.unpack()
+    stages: tuple[PlannedStage, ...] = packed.unpack()
     opened: dict[int, Transform] = {}
     with contextlib.ExitStack() as held:
         while True:
@@ -174,7 +174,7 @@ def _serve(connection: "Connection[Any, Any]", packed: Packed, shard: str) -> No
 
 
 def _added(
-    planned: Planned, transform: Transform, rows: pa.RecordBatch, shard: str
+    planned: PlannedStage, transform: Transform, rows: pa.RecordBatch, shard: str
 ) -> pa.RecordBatch:
     table = pa.Table.from_batches([rows])
     parts = [

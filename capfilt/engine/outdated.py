@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from capfilt.engine.plan import Plan, Planned
+from capfilt.engine.plan import Plan, PlannedStage
 from capfilt.errors import DamageError
 from capfilt.ledger.ledger import Ledger
 
@@ -13,14 +13,14 @@ def outdated(plan: Plan, ledger: Ledger) -> Iterator[str]:
     Only stages that say what has changed (`changes`, see stage.py) are spoken of.
     """
     folders = ledger.stages()
-    for planned in plan.planned:
+    for planned in plan.stages:
         changes: dict[int, str] = getattr(planned.stage, "changes", {})
         if changes:
             yield from _told(plan, ledger, planned, changes, folders)
 
 
 def _told(
-    plan: Plan, ledger: Ledger, planned: Planned, changes: dict[int, str], folders: list[str]
+    plan: Plan, ledger: Ledger, planned: PlannedStage, changes: dict[int, str], folders: list[str]
 ) -> Iterator[str]:
     stage = planned.stage
     missing = set(plan.missing(ledger, planned))

@@ -2,23 +2,22 @@
 
 import contextlib
 import os
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from capfilt.engine.executors import Executor, Processes, Serial, rank_slice
-from capfilt.engine.plan import Plan, Planned, RunReader, is_barrier
+from capfilt.engine.plan import Plan, PlannedStage, RunReader, is_barrier
 from capfilt.engine.worker import PassJob, solve_barrier
 from capfilt.errors import InputError
 from capfilt.ledger.ledger import Ledger
 from capfilt.ledger.source import rows_of
 from capfilt.models.checkpoints import weight_bytes
 from capfilt.models.recipe import ModelRef, Precision
+from capfilt.progress import Progress
 
 # A context manager that shows progress: (label, rows) -> yields a function told of rows done.
-Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 
 _WORKER_OVERHEAD_BYTES: Final = 1_500_000_000  # Python, torch, a slice of pictures and states
 _LARGE_MODEL_BYTES: Final = 200_000_000
@@ -77,7 +76,7 @@ def check_models(plan: Plan, ledger: Ledger) -> bool:
     """
     found = False
     with contextlib.ExitStack() as held:  # stages of one model load it once
-        for planned in plan.planned:
+        for planned in plan.stages:
             stage = planned.stage
             if is_barrier(stage) or stage.resource != "model" or not plan.missing(ledger, planned):
                 continue
@@ -124,7 +123,7 @@ def bf16_warning(precisions: Sequence[Precision], devices: Sequence[str]) -> str
 def run_pass(
     plan: Plan,
     ledger: Ledger,
-    stages: tuple[Planned, ...],
+    stages: tuple[PlannedStage, ...],
     resources: Resources,
     progress: Progress,
 ) -> None:
@@ -141,12 +140,12 @@ def run_pass(
         resources.executor(models=runs_models(stages)).run(job, mine, told)
 
 
-def runs_models(stages: Sequence[Planned]) -> bool:
+def runs_models(stages: Sequence[PlannedStage]) -> bool:
     """Say whether a pass needs a device."""
     return any(not is_barrier(p.stage) and p.stage.resource == "model" for p in stages)
 
 
-def missing_of_pass(plan: Plan, ledger: Ledger, stages: Sequence[Planned]) -> list[str]:
+def missing_of_pass(plan: Plan, ledger: Ledger, stages: Sequence[PlannedStage]) -> list[str]:
     """Return the shards that miss at least one of these stages, in order."""
     wanted: set[str] = set()
     for planned in stages:

@@ -24,7 +24,7 @@ _MODEL: Final = "model"
 
 
 @dataclass(frozen=True, slots=True)
-class Planned:
+class PlannedStage:
     """A stage with its place in a plan: `id` is `<name>-<16 hex digits>`, its folder's name."""
 
     stage: Stage | BarrierStage
@@ -36,31 +36,31 @@ class Planned:
 class Plan:
     """The stages of a round over the shards of one input."""
 
-    planned: tuple[Planned, ...]
+    stages: tuple[PlannedStage, ...]
     shards: tuple[str, ...]
     producers: dict[str, str]  # column -> id of the stage that adds it
 
-    def by_id(self, stage_id: str) -> Planned:
+    def by_id(self, stage_id: str) -> PlannedStage:
         """Return the stage with this id."""
-        return next(p for p in self.planned if p.id == stage_id)
+        return next(p for p in self.stages if p.id == stage_id)
 
-    def named(self, name: str) -> Planned | None:
+    def named(self, name: str) -> PlannedStage | None:
         """Return the stage with this name, or None."""
-        return next((p for p in self.planned if p.stage.name == name), None)
+        return next((p for p in self.stages if p.stage.name == name), None)
 
     def schema_of(self, stage_id: str) -> pa.Schema:
         """Return the columns that a stage of the plan adds, or those of the source."""
         return schema.SOURCE if stage_id == source.STAGE else self.by_id(stage_id).stage.adds
 
-    def missing(self, ledger: Ledger, planned: Planned) -> list[str]:
+    def missing(self, ledger: Ledger, planned: PlannedStage) -> list[str]:
         """Return the shards that a stage has yet to do, in order."""
         done = ledger.shards(planned.id)
         return [shard for shard in self.shards if shard not in done]
 
-    def passes(self) -> list[tuple[Planned, ...]]:
+    def passes(self) -> list[tuple[PlannedStage, ...]]:
         """Group the stages into passes: a barrier alone, models together, the rest together."""
-        groups: list[list[Planned]] = []
-        for planned in self.planned:
+        groups: list[list[PlannedStage]] = []
+        for planned in self.stages:
             if groups and _kind(groups[-1][-1]) == _kind(planned) != "barrier":
                 groups[-1].append(planned)
             else:
@@ -84,7 +84,7 @@ def compile_plan(stages: Sequence[Stage | BarrierStage], shards: Sequence[str]) 
         PlanError: a stage needs a column that no earlier stage adds, or adds one that is there.
     """
     producers = dict.fromkeys(schema.SOURCE.names, source.STAGE)
-    planned: list[Planned] = []
+    planned: list[PlannedStage] = []
     for stage in stages:
         _check_fit(stage, producers)
         upstream = tuple(sorted({producers[name] for name in stage.needs}))
@@ -96,12 +96,12 @@ def compile_plan(stages: Sequence[Stage | BarrierStage], shards: Sequence[str]) 
 
 def _identified(
     stage: Stage | BarrierStage, upstream: tuple[str, ...], shards: Sequence[str]
-) -> Planned:
+) -> PlannedStage:
     parts: list[object] = [stage.name, stage.version, identity_fields(stage), upstream]
     parts += [code] if (code := code_identity(type(stage))) else []
     if is_barrier(stage):
         parts.append(tuple(shards))
-    return Planned(stage, f"{stage.name}-{fingerprint(parts)}", upstream)
+    return PlannedStage(stage, f"{stage.name}-{fingerprint(parts)}", upstream)
 
 
 def _check_fit(stage: Stage | BarrierStage, producers: dict[str, str]) -> None:
@@ -119,7 +119,7 @@ def _check_fit(stage: Stage | BarrierStage, producers: dict[str, str]) -> None:
             )
 
 
-def _kind(planned: Planned) -> str:
+def _kind(planned: PlannedStage) -> str:
     if is_barrier(planned.stage):
         return "barrier"
     return _MODEL if planned.stage.resource == _MODEL else "host"

@@ -7,7 +7,7 @@ from typing import Any
 
 from capfilt import schema
 from capfilt.engine.attempts import next_attempt
-from capfilt.engine.plan import Plan, Planned
+from capfilt.engine.plan import Plan, PlannedStage
 from capfilt.ledger import source
 from capfilt.ledger.ledger import Ledger, Receipt
 from capfilt.ledger.source import rows_of
@@ -50,7 +50,7 @@ class StageStatus:
         )
 
 
-def stage_status(ledger: Ledger, plan: Plan, planned: Planned) -> StageStatus:
+def stage_status(ledger: Ledger, plan: Plan, planned: PlannedStage) -> StageStatus:
     """Read the receipts of a stage."""
     there = ledger.shards(planned.id)
     done = [shard for shard in plan.shards if shard in there]
@@ -59,7 +59,7 @@ def stage_status(ledger: Ledger, plan: Plan, planned: Planned) -> StageStatus:
 
 def run_outcome(ledger: Ledger, plan: Plan) -> Outcome:
     """Read the receipts of those stages that can fail a row."""
-    able = [planned for planned in plan.planned if counts_failures(planned.stage.adds)]
+    able = [planned for planned in plan.stages if counts_failures(planned.stage.adds)]
     return outcome_of([stage_status(ledger, plan, planned) for planned in able])
 
 
@@ -78,7 +78,7 @@ def outcome_of(stages: Sequence[StageStatus]) -> Outcome:
     return Outcome(fetch.shards_done == fetch.shards, usable, invalid, failed)
 
 
-def _summed(ledger: Ledger, plan: Plan, planned: Planned, done: Sequence[str]) -> StageStatus:
+def _summed(ledger: Ledger, plan: Plan, planned: PlannedStage, done: Sequence[str]) -> StageStatus:
     counts: Counter[str] = Counter()
     rows, seconds = 0, 0.0
 

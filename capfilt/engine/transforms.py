@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from capfilt.engine.plan import Planned
+from capfilt.engine.plan import PlannedStage
 from capfilt.errors import CapfiltError, PlanError
 from capfilt.stage import Transform
 from capfilt.stages.decoding import ImageTransform, SliceImages
@@ -26,7 +26,7 @@ class Slice:
 
 
 def transformed(
-    planned: Planned,
+    planned: PlannedStage,
     transform: Transform,
     batch: pa.RecordBatch,
     shard: str,
@@ -55,7 +55,7 @@ def transformed(
     return added
 
 
-def check_aligned(planned: Planned, added: pa.RecordBatch, rows: int, shard: str) -> None:
+def check_aligned(planned: PlannedStage, added: pa.RecordBatch, rows: int, shard: str) -> None:
     """Raise a PlanError where a stage has answered with other rows or columns than it should."""
     if added.num_rows != rows or added.schema != planned.stage.adds:
         raise PlanError(
@@ -64,7 +64,7 @@ def check_aligned(planned: Planned, added: pa.RecordBatch, rows: int, shard: str
         )
 
 
-def slice_rows(stages: tuple[Planned, ...]) -> int | None:
+def slice_rows(stages: tuple[PlannedStage, ...]) -> int | None:
     """Return how many rows at a time suit all of these stages; None: the whole shard."""
     sizes = [getattr(planned.stage, "rows_per_call", None) for planned in stages]
     return None if None in sizes else min(size for size in sizes if size is not None)
@@ -84,7 +84,7 @@ def widened(batch: pa.RecordBatch, added: pa.RecordBatch) -> pa.RecordBatch:
     )
 
 
-def columns_before(stages: tuple[Planned, ...]) -> list[str]:
+def columns_before(stages: tuple[PlannedStage, ...]) -> list[str]:
     """Return the columns that must be read: needed by a stage, and not added within the pass."""
     wanted: dict[str, None] = {}
     added: set[str] = set()

@@ -10,8 +10,8 @@ import pyarrow as pa
 
 from capfilt.engine.attempts import attempt_of, lost_attempts
 from capfilt.engine.exports import ExportRecord, plan_of, read_record, record_files, state_of
-from capfilt.engine.passes import Progress
-from capfilt.engine.plan import Plan, Planned, is_barrier
+from capfilt.engine.plan import Plan, PlannedStage, is_barrier
+from capfilt.engine.record import latest_round, load_record, plan_round, round_files
 from capfilt.errors import CodeNeededError, DamageError
 from capfilt.export.kept import Kept
 from capfilt.export.verify import verify_export
@@ -19,7 +19,7 @@ from capfilt.ledger import source
 from capfilt.ledger.ledger import SUFFIX, Ledger, Receipt, repair_advice
 from capfilt.ledger.publish import Publisher
 from capfilt.ledger.source import manifest_files, read_manifest
-from capfilt.recipe.round import latest_round, load_record, plan_round, round_files
+from capfilt.progress import Advance, Progress, unheard
 from capfilt.report.page import is_whole
 
 Kind = Literal["damaged", "missing", "foreign", "unfinished"]
@@ -37,7 +37,7 @@ class Problem:
 def verify_ledger(
     ledger: Ledger,
     plan: Plan,
-    told: Callable[[int], None] = lambda _: None,
+    told: Advance = unheard,
     kept: Kept | None = None,
     exported: Sequence[Plan] = (),
 ) -> list[Problem]:
@@ -50,7 +50,7 @@ def verify_ledger(
     """
     found = _Found(ledger)
     for each in (plan, *exported):
-        for stage_id in (source.STAGE, *(planned.id for planned in each.planned)):
+        for stage_id in (source.STAGE, *(planned.id for planned in each.stages)):
             there = ledger.shards(stage_id)
             for shard in each.shards:
                 if shard in there:
@@ -109,7 +109,7 @@ class _Found:
 
         A barrier's answer for one shard depends on all, so all of its shards go with one.
         """
-        for planned in plan.planned:
+        for planned in plan.stages:
             stale = [shard for shard in plan.shards if self._is_stale(planned, shard)]
             if stale and is_barrier(planned.stage):
                 stale = [s for s in plan.shards if (planned.id, s) in self.receipts]
@@ -118,7 +118,7 @@ class _Found:
                 self.stale.add((planned.id, shard))
                 self._damaged(planned.id, shard, "was computed from other files than lie there")
 
-    def _is_stale(self, planned: Planned, shard: str) -> bool:
+    def _is_stale(self, planned: PlannedStage, shard: str) -> bool:
         receipt = self.receipts.get((planned.id, shard))
         if receipt is None:
             return False
@@ -143,7 +143,7 @@ def _check_kept(found: _Found, plan: Plan, kept: Kept) -> None:
 
 def _needed(ledger: Ledger, plan: Plan, stage_id: str, shard: str) -> bool:
     """Say whether a stage that reads from `stage_id` has done this shard."""
-    return any(stage_id in p.upstream and ledger.has(p.id, shard) for p in plan.planned)
+    return any(stage_id in p.upstream and ledger.has(p.id, shard) for p in plan.stages)
 
 
 def _strays(ledger: Ledger, checked: set[str]) -> list[Problem]:
@@ -206,11 +206,11 @@ def verify_run(ledger: Ledger, progress: Progress) -> list[Problem]:
     plan = plan_round(record.round, manifest, ledger)
     exported = [_plan_where_it_lies(ledger, each) for each in records]
     plans = [p for p in exported if p is not None]
-    stages = {planned.id for each in (plan, *plans) for planned in each.planned}
+    stages = {planned.id for each in (plan, *plans) for planned in each.stages}
     files = len(stages) + 1 + (record.round.export.kept is not None)  # of a shard
     with progress("verify", manifest.rows * files) as told_rows:
         problems += verify_ledger(ledger, plan, told_rows, record.round.export.kept, plans)
-    fetch_id = plan.planned[0].id
+    fetch_id = plan.stages[0].id
     for _, shard in lost_attempts(ledger, manifest.shards, fetch_id):
         path = str(ledger.path(source.STAGE, shard))
         problems.append(Problem("missing", path, "an attempt was fetched from it"))

@@ -19,9 +19,8 @@ import pyarrow as pa
 
 from capfilt.engine.attempts import attempt_of
 from capfilt.engine.deaths import Attempts
-from capfilt.engine.executors import Advance
 from capfilt.engine.isolation import compute_isolated
-from capfilt.engine.plan import Plan, Planned, RunReader, is_barrier
+from capfilt.engine.plan import Plan, PlannedStage, RunReader, is_barrier
 from capfilt.engine.transforms import (
     Slice,
     check_aligned,
@@ -36,6 +35,7 @@ from capfilt.ledger import source
 from capfilt.ledger.ledger import Ledger, Receipt
 from capfilt.ledger.source import rows_of
 from capfilt.ledger.tally import ORIGIN, Tally, tally
+from capfilt.progress import Advance
 from capfilt.stage import Transform
 from capfilt.stages.decoding import ImageTransform, threads_for
 
@@ -52,7 +52,7 @@ class PassJob:
 
     root: str
     plan: Plan
-    stages: tuple[Planned, ...]
+    stages: tuple[PlannedStage, ...]
     devices: tuple[str, ...] = ("cpu",)
 
     @contextlib.contextmanager
@@ -61,7 +61,7 @@ class PassJob:
         with contextlib.ExitStack() as held:
             transforms: dict[str, Transform] = {}
 
-            def opened(planned: Planned) -> Transform:
+            def opened(planned: PlannedStage) -> Transform:
                 if planned.id not in transforms:
                     stage: Any = planned.stage  # a shard stage, by `passes`
                     transforms[planned.id] = held.enter_context(stage.open())
@@ -84,7 +84,7 @@ class PassJob:
         """Advance a shard that has ended its worker; rows that end a process are booked."""
         reader = self._reader()
 
-        def compute(missing: tuple[Planned, ...]) -> _Outputs:
+        def compute(missing: tuple[PlannedStage, ...]) -> _Outputs:
             began = time.perf_counter()
             work = reader.read(shard, columns_before(missing))
             outputs = compute_isolated(missing, work, shard)
@@ -104,16 +104,16 @@ class PassJob:
     def _reader(self) -> RunReader:
         return RunReader(Ledger(Path(self.root)), self.plan)
 
-    def _stages_on(self, worker: int) -> tuple[Planned, ...]:
+    def _stages_on(self, worker: int) -> tuple[PlannedStage, ...]:
         device = self.devices[worker % len(self.devices)]
         return tuple(_on_device(planned, device) for planned in self.stages)
 
 
 def advance_shard(
     reader: RunReader,
-    stages: tuple[Planned, ...],
+    stages: tuple[PlannedStage, ...],
     shard: str,
-    opened: Callable[[Planned], Transform],
+    opened: Callable[[PlannedStage], Transform],
     advance: Advance,
     pool: Executor | None = None,
 ) -> None:
@@ -125,7 +125,7 @@ def advance_shard(
         CapfiltError: with the shard and the stage named, whatever a stage raised.
     """
 
-    def compute(missing: tuple[Planned, ...]) -> _Outputs:
+    def compute(missing: tuple[PlannedStage, ...]) -> _Outputs:
         return _computed(reader, missing, shard, opened, advance, pool)
 
     _publish_missing(reader, stages, shard, compute)
@@ -133,9 +133,9 @@ def advance_shard(
 
 def _publish_missing(
     reader: RunReader,
-    stages: tuple[Planned, ...],
+    stages: tuple[PlannedStage, ...],
     shard: str,
-    compute: Callable[[tuple[Planned, ...]], _Outputs],
+    compute: Callable[[tuple[PlannedStage, ...]], _Outputs],
 ) -> None:
     """Compute and commit the columns that a shard misses.
 
@@ -152,9 +152,9 @@ def _publish_missing(
 
 def _computed(
     reader: RunReader,
-    missing: tuple[Planned, ...],
+    missing: tuple[PlannedStage, ...],
     shard: str,
-    opened: Callable[[Planned], Transform],
+    opened: Callable[[PlannedStage], Transform],
     advance: Advance,
     pool: Executor | None,
 ) -> _Outputs:
@@ -178,7 +178,7 @@ def _computed(
     return outputs, seconds
 
 
-def solve_barrier(reader: RunReader, planned: Planned, advance: Advance) -> None:
+def solve_barrier(reader: RunReader, planned: PlannedStage, advance: Advance) -> None:
     """Run a barrier over all shards and commit each shard's columns.
 
     Raises:
@@ -199,7 +199,9 @@ def solve_barrier(reader: RunReader, planned: Planned, advance: Advance) -> None
         advance(added.num_rows)
 
 
-def commit(ledger: Ledger, planned: Planned, shard: str, table: pa.Table, seconds: float) -> bool:
+def commit(
+    ledger: Ledger, planned: PlannedStage, shard: str, table: pa.Table, seconds: float
+) -> bool:
     """Publish a stage's columns of a shard with its receipt; False where a file was there."""
     failed = _tally(ledger, shard, table)
     receipt = Receipt(
@@ -226,7 +228,7 @@ def _look_ahead(transforms: list[Transform], following: Slice, pool: Executor) -
             images.begin(transform.side, transform.framing, pool)
 
 
-def _on_device(planned: Planned, device: str) -> Planned:
+def _on_device(planned: PlannedStage, device: str) -> PlannedStage:
     """Return a stage set to a worker's device where it has one to set; its identity stays."""
     stage: Any = planned.stage  # dataclasses.replace takes any dataclass
     if any(field.name == "device" for field in dataclasses.fields(stage)):
@@ -234,7 +236,7 @@ def _on_device(planned: Planned, device: str) -> Planned:
     return planned
 
 
-def _inputs(ledger: Ledger, planned: Planned, shard: str) -> dict[str, str]:
+def _inputs(ledger: Ledger, planned: PlannedStage, shard: str) -> dict[str, str]:
     """Return what a stage's file is computed from: stage id -> SHA-256.
 
     The name of an input's shard is a digest of its rows; that of an attempt's is not.

@@ -18,13 +18,13 @@ from capfilt.models.pixels import Framing, load_rgb
 from capfilt.models.protocols import Pixels, framing_of
 from capfilt.models.recipe import Beam, CaptionerRecipe, Lengths, ModelRef, Precision
 from capfilt.models.vocabulary import check_encoder_token
+from capfilt.progress import Advance
 from capfilt.wording import counted
 
 if TYPE_CHECKING:
     from capfilt.models.blip import BlipMatcher
 
 _SLICE: Final = 64
-Told = Callable[[int], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +143,7 @@ def find_models(captioner: str | None, matcher: str | None) -> Models:
     return found
 
 
-def evaluate(pairs: Pairs, models: Models, how: Settings, told: Told) -> Evaluation:
+def evaluate(pairs: Pairs, models: Models, how: Settings, told: Advance) -> Evaluation:
     """Evaluate the models that are given; `told` hears of images done.
 
     Raises:
@@ -181,7 +181,7 @@ def _check(pairs: Pairs, true: Pairs, *, captions: bool) -> None:
         raise InputError("captions are compared with words, and no text here has one")
 
 
-def _written(ref: ModelRef, pairs: Pairs, how: Settings, told: Told) -> list[str]:
+def _written(ref: ModelRef, pairs: Pairs, how: Settings, told: Advance) -> list[str]:
     from capfilt.models.loaders import open_captioner
 
     captioner = open_captioner(
@@ -206,7 +206,7 @@ def _written(ref: ModelRef, pairs: Pairs, how: Settings, told: Told) -> list[str
 
 
 def _matched(
-    ref: ModelRef, pairs: Pairs, how: Settings, told: Told
+    ref: ModelRef, pairs: Pairs, how: Settings, told: Advance
 ) -> tuple[Recalls, Recalls, Judgement | None, dict[str, Stream]]:
     from capfilt.models.blip import BlipMatcher
 

@@ -31,9 +31,10 @@ from capfilt.export.place import (
     tidy,
 )
 from capfilt.export.rows import span_rows
-from capfilt.ledger.ledger import Hashing
+from capfilt.ledger.ledger import HashingStream
 from capfilt.ledger.publish import Publisher
 from capfilt.ledger.sealed import sealed
+from capfilt.progress import Advance, unheard
 from capfilt.stage import ColumnReader
 
 # From a shard and keys of its rows to the columns of the input that are carried to the export.
@@ -74,7 +75,7 @@ def export_dataset(
     config: ExportConfig,
     provenance: Provenance,
     extension: str = "jpg",
-    progress: Callable[[int], None] = lambda _: None,
+    told: Advance = unheard,
     carried: Carried | None = None,
     export: str = "",
     recorded: Collection[FileEntry] = (),
@@ -83,7 +84,7 @@ def export_dataset(
 
     An export that nothing was kept for has one file without rows: every Parquet reader opens it,
     `datasets` only with `streaming=True`, which loads no split without rows otherwise. `carried`
-    reads the columns of `config.kept`, `progress` is told rows. `export` is the export's id,
+    reads the columns of `config.kept`, `told` hears of rows. `export` is the export's id,
     `recorded` are the files that it is known to have had.
 
     Raises:
@@ -98,7 +99,7 @@ def export_dataset(
         path = f"{DATA}/{config.split}-{number}.{config.format.suffix}"
         write = _writer(reader, plan, config, extension, carried)
         entries.append(parts.put(path, plan.rows, write))
-        progress(plan.rows)
+        told(plan.rows)
     digest = hashlib.sha256("".join(entry.sha256 for entry in entries).encode()).hexdigest()
     rows = sum(entry.rows for entry in entries)
     card = dataset_card(rows, config, provenance, data_version(digest)).encode("utf-8")
@@ -146,7 +147,7 @@ class _Parts:
 
     def _noted(self, path: str, write: Callable[[BinaryIO], None]) -> Callable[[BinaryIO], None]:
         def noted(out: BinaryIO) -> None:
-            stream = Hashing(out)
+            stream = HashingStream(out)
             write(cast(BinaryIO, stream))  # it is all of one that a writer uses
             note(self.publisher, path, stream.digest.hexdigest())
 

@@ -210,7 +210,7 @@ def repair_advice(root: Path) -> str:
     )
 
 
-class Hashing(io.RawIOBase):
+class HashingStream(io.RawIOBase):
     """A stream that hashes what passes through it on its way to a file.
 
     After `hold`, what is written is kept back, unhashed, until `release` writes it.
@@ -260,7 +260,7 @@ def data_sha256(table: pa.Table) -> str:
 
 def _write(out: BinaryIO, receipt: Receipt, table: pa.Table) -> str:
     """Write a shard's file; returns the SHA-256 of its data."""
-    stream = Hashing(out)
+    stream = HashingStream(out)
     codecs = {
         name: "none" if pa.types.is_binary(table.schema.field(name).type) else "zstd"
         for name in table.schema.names

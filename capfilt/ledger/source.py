@@ -25,6 +25,7 @@ from capfilt.inputs.spec import KEPT
 from capfilt.ledger.ledger import Ledger, Receipt
 from capfilt.ledger.sealed import sealed, unsealed
 from capfilt.plain import from_plain
+from capfilt.progress import Advance, unheard
 
 STAGE: Final = "source-1"  # the number is raised when keys or columns change
 KEPT_STAGE: Final = "columns"  # of the columns that are carried to the export
@@ -71,14 +72,12 @@ class _Row:
         return hashlib.blake2b(joined, digest_size=16).digest()
 
 
-def cut(
-    data: Input, ledger: Ledger, shard_rows: int, progress: Callable[[int], None] = lambda _: None
-) -> SourceManifest:
+def cut(data: Input, ledger: Ledger, shard_rows: int, told: Advance = unheard) -> SourceManifest:
     """Cut `data` into shards of `shard_rows` rows (the last may be shorter) and publish them.
 
     Rows with an address that an earlier row has are kept with the status `duplicate_url`, but
     where they follow it with another text, with `another_text`; rows without a usable address with
-    `invalid_url`. `progress` is told rows as they are cut.
+    `invalid_url`. `told` hears of rows as they are cut.
 
     Raises:
         InputError: the input has no rows, or `shard_rows` is not positive.
@@ -94,7 +93,7 @@ def cut(
         if kept and data.kept is not None and name not in kept_there:
             columns = pa.Table.from_pylist([row.kept or {} for row in rows], data.kept)
             ledger.commit(Receipt(kept, name, len(rows)), columns)
-        progress(len(rows))
+        told(len(rows))
 
     manifest = _walk(data, ledger, shard_rows, publish)
     save_manifest(ledger, manifest)

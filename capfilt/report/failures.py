@@ -21,7 +21,7 @@ _MEANINGS: Final = {
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class FailureLine:
     """A line on a kind of failure; `remedy` is what the user can do, where something helps."""
 
     kind: str
@@ -35,22 +35,22 @@ class Told:
         return "; ".join(part for part in (self.meaning, self.remedy) if part)
 
 
-def told(kind: str, rows: int) -> Told:
+def told(kind: str, rows: int) -> FailureLine:
     """Return what is to be said of a kind of failure."""
     known = FAILURES.get(kind)
     remedy = known.remedy if known is not None else None
     if remedy is None and can_pass(kind):
         remedy = _RETRY
-    return Told(kind, rows, _meaning(kind), remedy)
+    return FailureLine(kind, rows, _meaning(kind), remedy)
 
 
-def kinds_told(kinds: Mapping[str, int]) -> list[Told]:
+def kinds_told(kinds: Mapping[str, int]) -> list[FailureLine]:
     """Return the most frequent kinds, largest first, and all others as one."""
     ordered = _ordered(kinds)
     lines = [told(kind, rows) for kind, rows in ordered[:_MOST]]
     if rest := ordered[_MOST:]:
         others = counted(len(rest), "other kind")
-        lines.append(Told(others, sum(rows for _, rows in rest), "", None))
+        lines.append(FailureLine(others, sum(rows for _, rows in rest), "", None))
     return lines
 
 
@@ -114,7 +114,7 @@ def why_nothing(outcome: Outcome) -> str | None:
     )
 
 
-def _plain(line: Told) -> dict[str, str | None]:
+def _plain(line: FailureLine) -> dict[str, str | None]:
     return {"meaning": line.meaning, "remedy": line.remedy}
 
 

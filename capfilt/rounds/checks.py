@@ -6,7 +6,8 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from capfilt.commands.verbs import Hardware, check_run
+from capfilt.commands.advance import check_run
+from capfilt.commands.hardware import Hardware
 from capfilt.engine.passes import choose_devices
 from capfilt.errors import InputError, ModelError
 from capfilt.evaluate.pairs import load_pairs
@@ -14,7 +15,7 @@ from capfilt.inputs import InputSpec, open_input
 from capfilt.ledger.ledger import Ledger
 from capfilt.ledger.source import SourceManifest, peek
 from capfilt.rounds.config import Rounds
-from capfilt.rounds.steps import RUN, Facts, Place, Step, steps_of
+from capfilt.rounds.steps import RUN, Facts, RoundsFolder, Step, steps_of
 from capfilt.train.data.index import open_stream
 from capfilt.train.options import check_fits, config_of
 from capfilt.train.plan import PairFolder, mixture
@@ -22,7 +23,7 @@ from capfilt.train.start import start_of
 
 
 @dataclass(frozen=True, slots=True)
-class Given:
+class RoundsRequest:
     """What the user gave besides the recipes."""
 
     spec: InputSpec
@@ -34,11 +35,11 @@ class Given:
 
 
 @dataclass(frozen=True, slots=True)
-class Checked:
+class CheckedRounds:
     """A loop that can begin: its steps, and what was found on the way."""
 
     rounds: Rounds
-    place: Place
+    place: RoundsFolder
     steps: tuple[Step, ...]
     spec: InputSpec
     workers: int | None
@@ -50,7 +51,7 @@ class Checked:
     processes: int
 
 
-def check(rounds: Rounds, given: Given) -> Checked:
+def check(rounds: Rounds, given: RoundsRequest) -> CheckedRounds:
     """Check a loop; writes nothing.
 
     Raises:
@@ -70,10 +71,10 @@ def check(rounds: Rounds, given: Given) -> Checked:
     _check_trainings(rounds, samples, folder, processes)
     held_out = None if given.held_out is None else _held_out(given.held_out)
     manifest = peek(open_input(given.spec), Ledger(root / RUN), rounds.first.shard_rows)
-    place = Place(root)
+    place = RoundsFolder(root)
     steps = tuple(steps_of(rounds, Facts(manifest.id, digest, human, held_out)))
     place.check(steps)
-    return Checked(
+    return CheckedRounds(
         rounds,
         place,
         steps,
@@ -109,7 +110,7 @@ def _start(rounds: Rounds) -> tuple[Path, str]:
     return start.folder, f"{start.digest}{'' if fresh else ' with its weights'}"
 
 
-def _processes(given: Given, devices: tuple[str, ...]) -> int:
+def _processes(given: RoundsRequest, devices: tuple[str, ...]) -> int:
     if given.processes is not None and given.processes < 1:
         raise InputError(f"{given.processes} processes; give at least 1")
     return given.processes or len(devices)

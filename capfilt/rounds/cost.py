@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from capfilt.engine.cost import compute_rate, estimate
+from capfilt.engine.record import plan_round
 from capfilt.ledger.ledger import Ledger
 from capfilt.models.checkpoints import resolve_model
 from capfilt.models.recipe import ModelRef
-from capfilt.recipe.round import Round, plan_round
-from capfilt.rounds.checks import Checked
+from capfilt.recipe.round import Round
+from capfilt.rounds.checks import CheckedRounds
 from capfilt.rounds.result import models_of
 from capfilt.rounds.steps import OUTCOMES, RUN, Cleaned, Step
 from capfilt.train.cost import seconds_a_step, step_flops
@@ -75,13 +76,13 @@ class RoundsPlan:
         return {"out": self.folder, "rows": self.rows, "steps": [asdict(s) for s in self.steps]}
 
 
-def planned(checked: Checked) -> RoundsPlan:
+def cost_of_rounds(checked: CheckedRounds) -> RoundsPlan:
     """Say what is missing of every step; writes nothing."""
     steps = [_cost(checked, step) for step in checked.steps]
     return RoundsPlan(str(checked.place.root), checked.manifest.rows, steps)
 
 
-def _cost(checked: Checked, step: Step) -> StepCost:
+def _cost(checked: CheckedRounds, step: Step) -> StepCost:
     if checked.place.outcome(step, OUTCOMES[step.kind]) is not None:
         return StepCost(step.name, "done", 0, "", 0.0, True)
     match step.kind:
@@ -97,10 +98,10 @@ def _cost(checked: Checked, step: Step) -> StepCost:
             return StepCost(step.name, "missing", 0, "", None, False)
 
 
-def _cleaning(checked: Checked, step: Step) -> StepCost:
+def _cleaning(checked: CheckedRounds, step: Step) -> StepCost:
     ledger = Ledger(checked.place.root / RUN)
     plan = plan_round(_recipe(checked, step), checked.manifest, ledger)
-    lines = [estimate(ledger, plan, entry) for entry in plan.planned]
+    lines = [estimate(ledger, plan, entry) for entry in plan.stages]
     known = [line["estimated_seconds"] for line in lines]
     begun = any(line["shards_missing"] < line["shards"] for line in lines)
     seconds = [each for each in known if each is not None]
@@ -114,7 +115,7 @@ def _cleaning(checked: Checked, step: Step) -> StepCost:
     )
 
 
-def _recipe(checked: Checked, step: Step) -> Round:
+def _recipe(checked: CheckedRounds, step: Step) -> Round:
     """Return a cleaning's recipe; models that are not trained yet cost what --like would."""
     rounds = checked.rounds
     if step.kind == "raw":
@@ -138,7 +139,7 @@ def _stand_in(start: Path) -> ModelRef:
     return ModelRef(digest=_STAND_IN, name=_STAND_IN, path=str(folder))
 
 
-def _training(checked: Checked, step: Step, plan: TrainPlan) -> StepCost:
+def _training(checked: CheckedRounds, step: Step, plan: TrainPlan) -> StepCost:
     samples = checked.human_samples
     if step.kind == "pretrain":
         samples += _web_samples(checked, step)
@@ -154,14 +155,14 @@ def _training(checked: Checked, step: Step, plan: TrainPlan) -> StepCost:
     return StepCost(step.name, state, left, "steps", round(left * rate, 1), measured)
 
 
-def _web_samples(checked: Checked, step: Step) -> int:
+def _web_samples(checked: CheckedRounds, step: Step) -> int:
     """Return the pairs of the export that a pre-training reads; before it is there, all rows."""
     (source,) = (each for each in checked.steps if each.name == step.reads[0])
     cleaned = checked.place.outcome(source, Cleaned)
     return checked.manifest.rows if cleaned is None else cleaned.rows
 
 
-def _rate_of_others(checked: Checked, step: Step) -> float | None:
+def _rate_of_others(checked: CheckedRounds, step: Step) -> float | None:
     """Return seconds a step of the same training in another round."""
     for other in checked.steps:
         if other.kind == step.kind:

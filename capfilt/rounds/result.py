@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from capfilt.ledger.publish import Publisher, explained
-from capfilt.rounds.steps import Cleaned, Place, Scored, Step
+from capfilt.rounds.steps import Cleaned, RoundsFolder, Scored, Step
 from capfilt.train.process import Fitted
 
 FILE: Final = "rounds.json"
@@ -118,7 +118,7 @@ class RoundsResult:
         return {"out": self.folder, "rounds": [each.plain() for each in self.rounds]}
 
 
-def summary(place: Place, steps: Sequence[Step]) -> RoundsResult:
+def summary(place: RoundsFolder, steps: Sequence[Step]) -> RoundsResult:
     """Put the outcomes of all steps together; every one must be done."""
     numbers = sorted({step.round for step in steps})
     return RoundsResult(
@@ -126,7 +126,7 @@ def summary(place: Place, steps: Sequence[Step]) -> RoundsResult:
     )
 
 
-def _round(place: Place, steps: Sequence[Step]) -> RoundResult:
+def _round(place: RoundsFolder, steps: Sequence[Step]) -> RoundResult:
     by_kind = {step.kind: step for step in steps}
     number = steps[0].round
     cleaned = place.done(by_kind.get("raw") or by_kind["clean"], Cleaned)

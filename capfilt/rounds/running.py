@@ -1,20 +1,20 @@
 """Doing the steps that are not done, in order; each of them goes on where a kill left it."""
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from capfilt.commands import verbs as commands
 from capfilt.commands.evaluate import EvaluateOptions, evaluate
+from capfilt.commands.hardware import Hardware
+from capfilt.commands.run import run_round
 from capfilt.engine.finish import Finished
 from capfilt.engine.passes import bf16_warning
 from capfilt.errors import DamageError, InputError, NothingUsableError
 from capfilt.inputs import open_input
 from capfilt.models.checkpoints import resolve_model
+from capfilt.progress import Progress, Say
 from capfilt.recipe.round import Round
-from capfilt.report.progress import Bars
-from capfilt.rounds.checks import Checked, Given, check, samples_of
+from capfilt.rounds.checks import CheckedRounds, RoundsRequest, check, samples_of
 from capfilt.rounds.config import Rounds
 from capfilt.rounds.result import RoundsResult, models_of, summary, write_summary
 from capfilt.rounds.steps import OUTCOMES, RUN, Cleaned, Outcome, Scored, Step
@@ -23,10 +23,9 @@ from capfilt.train.process import Fitted, TrainJob, run_job
 from capfilt.wording import counted
 
 MODEL = "model"  # a training's folder of results
-Say = Callable[[str], None]
 
 
-def run_rounds(rounds: Rounds, given: Given, progress: Bars, say: Say) -> RoundsResult:
+def run_rounds(rounds: Rounds, given: RoundsRequest, progress: Progress, say: Say) -> RoundsResult:
     """Run the bootstrap loop, or go on with it, or find that it is done.
 
     Raises:
@@ -39,7 +38,7 @@ def run_rounds(rounds: Rounds, given: Given, progress: Bars, say: Say) -> Rounds
     if slow is not None:
         say(slow)
     checked.place.record(checked.steps)
-    doing = _Doing(checked, progress, say)
+    doing = _Runner(checked, progress, say)
     for step in checked.steps:
         outcome = checked.place.outcome(step, OUTCOMES[step.kind])
         if outcome is not None:
@@ -56,11 +55,11 @@ def run_rounds(rounds: Rounds, given: Given, progress: Bars, say: Say) -> Rounds
 
 
 @dataclass(frozen=True, slots=True)
-class _Doing:
+class _Runner:
     """What a step needs to be done."""
 
-    checked: Checked
-    progress: Bars
+    checked: CheckedRounds
+    progress: Progress
     say: Say
 
     def outcome(self, step: Step) -> Outcome:
@@ -82,9 +81,9 @@ class _Doing:
 
     def _cleaned(self, step: Step) -> Cleaned:
         checked, root = self.checked, self.checked.place.root
-        hardware = commands.Hardware(checked.workers, ",".join(checked.devices))
+        hardware = Hardware(checked.workers, ",".join(checked.devices))
         data = open_input(checked.spec)
-        ran = commands.run_round(
+        ran = run_round(
             data, recipe_of(checked, step), root / RUN, hardware, self.progress, self.say
         )
         if ran.error is not None:
@@ -148,7 +147,7 @@ class _Doing:
         return folder
 
 
-def recipe_of(checked: Checked, step: Step) -> Round:
+def recipe_of(checked: CheckedRounds, step: Step) -> Round:
     """Return the recipe of a cleaning, with the models that the round before trained."""
     rounds = checked.rounds
     if step.kind == "raw":
@@ -161,7 +160,7 @@ def recipe_of(checked: Checked, step: Step) -> Round:
     )
 
 
-def _models(checked: Checked, number: int) -> tuple[str, str]:
+def _models(checked: CheckedRounds, number: int) -> tuple[str, str]:
     captioner, matcher = models_of(number)
     return str(checked.place.root / captioner), str(checked.place.root / matcher)
 

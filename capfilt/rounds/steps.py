@@ -147,7 +147,7 @@ def _recipe(recipe: Round) -> Part:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class RoundsFolder:
     """The folder of a loop: what is written down there of its steps."""
 
     root: Path

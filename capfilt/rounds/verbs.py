@@ -1,17 +1,15 @@
 """What `capfilt rounds` does."""
 
-from collections.abc import Callable
-
-from capfilt.report.progress import Bars
-from capfilt.rounds.checks import Given, check
-from capfilt.rounds.cost import RoundsPlan, planned
+from capfilt.progress import Progress, Say
+from capfilt.rounds.checks import RoundsRequest, check
+from capfilt.rounds.cost import RoundsPlan, cost_of_rounds
 from capfilt.rounds.options import RoundsOptions, build_rounds
 from capfilt.rounds.result import RoundsResult
 from capfilt.rounds.running import run_rounds
 
 
 def rounds(
-    options: RoundsOptions, given: Given, progress: Bars, say: Callable[[str], None]
+    options: RoundsOptions, given: RoundsRequest, progress: Progress, say: Say
 ) -> RoundsResult:
     """Run the bootstrap loop, or go on with it.
 
@@ -21,10 +19,10 @@ def rounds(
     return run_rounds(build_rounds(options), given, progress, say)
 
 
-def plan_rounds(options: RoundsOptions, given: Given) -> RoundsPlan:
+def plan_rounds(options: RoundsOptions, given: RoundsRequest) -> RoundsPlan:
     """Say what `rounds` would do and roughly what it costs; writes nothing.
 
     Raises:
         InputError: what `rounds` would raise before any work.
     """
-    return planned(check(build_rounds(options), given))
+    return cost_of_rounds(check(build_rounds(options), given))

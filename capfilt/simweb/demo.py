@@ -14,13 +14,13 @@ from typing import Any, Final
 import pyarrow.parquet as pq
 
 from capfilt.commands import Hardware
-from capfilt.commands import verbs as commands
-from capfilt.commands.verbs import RunResult, Say
+from capfilt.commands.advance import RunResult
+from capfilt.commands.run import run as run_round
 from capfilt.errors import CapfiltError, InputError
 from capfilt.inputs import InputSpec
 from capfilt.option import check_options, option
+from capfilt.progress import Progress, Say
 from capfilt.recipe.options import RoundOptions
-from capfilt.report.progress import Bars
 from capfilt.simweb.grammar import facts_true
 from capfilt.simweb.scenes import sample_scene
 from capfilt.simweb.server import WebServer
@@ -71,7 +71,7 @@ class DemoResult:
         return {**self.run.plain(), "truth": self.truth.strip().splitlines()}
 
 
-def run_demo(run: Path, options: DemoOptions, progress: Bars, say: Say) -> DemoResult:
+def run_demo(run: Path, options: DemoOptions, progress: Progress, say: Say) -> DemoResult:
     """Serve the web, run the round, and compare what came out with the truth.
 
     Raises:
@@ -82,7 +82,7 @@ def run_demo(run: Path, options: DemoOptions, progress: Bars, say: Say) -> DemoR
         folder = run.with_name(f"{run.name}-web")
         files = write_web(folder, options.rows, options.seed, server.base_url)
         spec, hardware = InputSpec((str(files.urls),)), Hardware(options.workers, device="cpu")
-        result = commands.run(spec, _DEMO_ROUND, run, hardware, progress, say)
+        result = run_round(spec, _DEMO_ROUND, run, hardware, progress, say)
     if result.finished is None:
         return DemoResult(result, "")
     truth = truth_told(Path(result.finished.dataset), files.truth, options.seed)

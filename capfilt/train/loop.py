@@ -33,7 +33,7 @@ Metrics = dict[str, float]
 
 
 @dataclass(frozen=True, slots=True)
-class Looping:
+class LoopOptions:
     """How a training is run; nothing here changes what comes out, but for `precision`."""
 
     folder: Path
@@ -56,7 +56,7 @@ class Optimised:
 
 
 def optimise(
-    job: Job, reader_at: ReaderAt, how: Looping, identity: str, told: Callable[[Metrics], None]
+    job: Job, reader_at: ReaderAt, how: LoopOptions, identity: str, told: Callable[[Metrics], None]
 ) -> Optimised:
     """Train `job` to the end of its recipe, from its newest checkpoint.
 
@@ -128,7 +128,7 @@ def take_step(
     optimizer: torch.optim.Optimizer,
     parts: Iterator[Batch],
     at: At,
-    how: Looping,
+    how: LoopOptions,
 ) -> Metrics:
     """Take one step of the optimiser; `model` is the job or what wraps it. Returns its metrics.
 
@@ -144,7 +144,7 @@ def take_step(
     return {"step": at.step + 1, "lr": rate, "norm": norm, **found}
 
 
-def _step(job: Job, model: nn.Module, parts: Iterator[Batch], at: At, how: Looping) -> Metrics:
+def _step(job: Job, model: nn.Module, parts: Iterator[Batch], at: At, how: LoopOptions) -> Metrics:
     """Accumulate the gradients of one step; returns the mean losses."""
     count, found = job.recipe.optim.accumulate, Metrics()
     for part in range(count):
@@ -244,7 +244,7 @@ def _checkpoints(folder: Path) -> list[Path]:
 
 
 def _resumed(
-    job: Job, optimizer: torch.optim.Optimizer, how: Looping, identity: str
+    job: Job, optimizer: torch.optim.Optimizer, how: LoopOptions, identity: str
 ) -> tuple[list[Metrics], Cursor | None, dict[str, int]]:
     """Load the newest checkpoint, if there is one; returns metrics, cursor and skipped rows."""
     found = _checkpoints(how.folder)

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -32,13 +32,12 @@ from capfilt.ledger.publish import TMP_DIR, explained
 from capfilt.plain import from_plain, to_plain
 from capfilt.process import lease, signals
 from capfilt.process.temporary import private_folder
-from capfilt.report.progress import Told, of_training
-from capfilt.train.data.reader import Reader, Reading
+from capfilt.progress import Bar, Say, hear_metrics
+from capfilt.train.data.reader import Reader, ReaderOptions
 from capfilt.train.plan import PairFolder, TrainPlan, mixture
 from capfilt.train.ranks import by_torchrun, local_rank, rank
 from capfilt.train.start import start_of
 
-Say = Callable[[str], None]
 _ERRORS: Final = (InputError, ModelError, PlanError, DamageError, StorageError)
 
 
@@ -70,7 +69,7 @@ class Fitted:
     seconds_a_step: float | None
 
 
-def run_job(job: TrainJob, processes: int, told: Told, say: Say) -> Fitted:
+def run_job(job: TrainJob, processes: int, told: Bar, say: Say) -> Fitted:
     """Run a training, or go on with it, in `processes` processes; `told` hears of steps.
 
     Raises:
@@ -137,9 +136,9 @@ def alone(folder: Path, say: Say) -> Iterator[int]:
         os.close(lock)
 
 
-def _heard(child: "subprocess.Popen[str]", told: Told) -> dict[str, Any]:  # JSON
+def _heard(child: "subprocess.Popen[str]", told: Bar) -> dict[str, Any]:  # JSON
     """Tell of the steps until the child's last word, and return that."""
-    heard, last = of_training(told), dict[str, Any]()
+    heard, last = hear_metrics(told), dict[str, Any]()
     for line in child.stdout or ():
         if not line.startswith("{"):
             continue  # something that a library printed
@@ -176,11 +175,11 @@ def main() -> int:
 def _train(job: TrainJob) -> Fitted:
     plan, place = job.plan, local_rank()
     start, data = start_of(job.start, fresh=job.fresh), mixture(job.data)
-    samples = Reader(data, Reading(batch_size=1, side=1)).epoch_samples
+    samples = Reader(data, ReaderOptions(batch_size=1, side=1)).epoch_samples
 
     from transformers.utils.logging import disable_progress_bar
 
-    from capfilt.train.loop import Looping, Metrics
+    from capfilt.train.loop import LoopOptions, Metrics
     from capfilt.train.training import Training, train
 
     disable_progress_bar()  # of writing weights: the steps have one already
@@ -190,7 +189,7 @@ def _train(job: TrainJob) -> Fitted:
         start=start,
         mixture=data,
         augment=plan.augment,
-        looping=Looping(Path(job.out), plan.every, plan.precision, device),
+        looping=LoopOptions(Path(job.out), plan.every, plan.precision, device),
         workers=plan.workers,
         recompute=plan.recompute,
     )

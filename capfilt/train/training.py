@@ -17,9 +17,9 @@ from capfilt.fingerprint import fingerprint
 from capfilt.ledger.publish import Publisher, explained
 from capfilt.train.data.augment import Augment
 from capfilt.train.data.mixture import Mixture
-from capfilt.train.data.reader import Cursor, Reader, Reading
+from capfilt.train.data.reader import Cursor, Reader, ReaderOptions
 from capfilt.train.jobs import Job, Recipe, save_results
-from capfilt.train.loop import Looping, Metrics, Optimised, optimise
+from capfilt.train.loop import LoopOptions, Metrics, Optimised, optimise
 from capfilt.train.model.med import Med
 from capfilt.train.options import check_fits
 from capfilt.train.plot import loss_plot
@@ -40,7 +40,7 @@ class Training:
     mixture: Mixture
     augment: Augment | None = None
     window: int = 4096
-    looping: Looping = Looping(Path("runs/train"))
+    looping: LoopOptions = LoopOptions(Path("runs/train"))
     workers: int = 0
     recompute: bool = False
 
@@ -175,7 +175,7 @@ def _reader_at(training: Training) -> Callable[[Cursor | None], Reader]:
     optim, recipe = training.recipe.optim, training.recipe
     if optim.batch_size % optim.accumulate:
         raise InputError(f"a batch of {optim.batch_size} in {optim.accumulate} parts is not whole")
-    reading = Reading(
+    reading = ReaderOptions(
         batch_size=optim.batch_size // optim.accumulate,
         side=recipe.side,
         seed=recipe.seed,

@@ -13,9 +13,9 @@ from typing import Final
 from PIL import Image
 
 from capfilt.engine.plan import RunReader
+from capfilt.engine.record import latest_round, plan_round
 from capfilt.engine.status import run_outcome
 from capfilt.ledger.ledger import Ledger
-from capfilt.recipe.round import latest_round, plan_round
 from capfilt.report.funnel import Funnel, count_funnel
 from capfilt.report.samples import Sample, draw_samples
 from capfilt.wording import counted

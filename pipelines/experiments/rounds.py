@@ -14,10 +14,10 @@ from pathlib import Path
 
 from capfilt.errors import CapfiltError
 from capfilt.inputs import InputSpec
+from capfilt.progress import hear_metrics, show_progress
 from capfilt.recipe.options import RoundOptions
-from capfilt.report.progress import of_training, progress
 from capfilt.rounds import verbs
-from capfilt.rounds.checks import Given
+from capfilt.rounds.checks import RoundsRequest
 from capfilt.rounds.options import RoundsOptions
 from capfilt.rounds.result import RoundsResult
 from capfilt.simweb.demo import served, truth_told
@@ -92,8 +92,8 @@ def _human(folder: Path, size: Size, seed: int) -> tuple[Path, Path]:
 def _start(folder: Path, size: Size, seed: int) -> Path:
     """Train what all models begin with, or find it."""
     how = Beginning(steps=size.start_steps, seed=seed)
-    with progress("start", how.steps, unit="step") as told:
-        return small_start(how, folder, of_training(told))
+    with show_progress("start", how.steps, unit="step") as told:
+        return small_start(how, folder, hear_metrics(told))
 
 
 def _rounds(
@@ -124,8 +124,8 @@ def _rounds(
     )
     return verbs.rounds(
         options,
-        Given(InputSpec((str(files.urls),)), out, str(held_out), device="cpu"),
-        progress,
+        RoundsRequest(InputSpec((str(files.urls),)), out, str(held_out), device="cpu"),
+        show_progress,
         lambda line: print(line, file=sys.stderr, flush=True),
     )
 

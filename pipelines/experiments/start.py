@@ -39,7 +39,7 @@ class Beginning:
 
 def small_start(how: Beginning, folder: Path, heard: Callable[[dict[str, float]], None]) -> Path:
     """Train the start in `folder`, or go on with it, or find it; returns its models."""
-    from capfilt.train.loop import Looping
+    from capfilt.train.loop import LoopOptions
     from capfilt.train.start import start_of
     from capfilt.train.training import Training, train
 
@@ -56,7 +56,7 @@ def small_start(how: Beginning, folder: Path, heard: Callable[[dict[str, float]]
         recipe,
         start_of(str(folder / "like"), fresh=True),
         Mixture((Stream(folder / "labels"),)),
-        looping=Looping(folder / "training", every=100, precision="bf16"),
+        looping=LoopOptions(folder / "training", every=100, precision="bf16"),
     )
     train(training, heard)
     return folder / "training" / "model"

@@ -27,11 +27,11 @@ from transformers import BlipConfig
 
 from capfilt.errors import CapfiltError
 from capfilt.ledger.publish import Publisher, explained
-from capfilt.report.progress import of_training, progress
+from capfilt.progress import hear_metrics, show_progress
 from capfilt.simweb import vocab
 from capfilt.simweb.human import HumanSet, write_human
 from capfilt.train.data.mixture import Mixture, Stream
-from capfilt.train.loop import Looping
+from capfilt.train.loop import LoopOptions
 from capfilt.train.model.med import Med
 from capfilt.train.recipe import FineTuneCaptioner, FineTuneFilter, Itc, Optim
 from capfilt.train.start import start_of
@@ -172,11 +172,11 @@ def train_phase(plan: Schedule, out: Path, phase: Phase) -> Trained:
         recipe=_recipe(plan, phase),
         start=start_of(str(start), fresh=phase.start is None),
         mixture=Mixture((data,)),
-        looping=Looping(out / "trainings" / phase.name, precision="bf16"),
+        looping=LoopOptions(out / "trainings" / phase.name, precision="bf16"),
         workers=1,
     )
-    with progress(phase.name, phase.steps, unit="step") as told:
-        return train(training, of_training(told))
+    with show_progress(phase.name, phase.steps, unit="step") as told:
+        return train(training, hear_metrics(told))
 
 
 def _recipe(plan: Schedule, phase: Phase) -> FineTuneCaptioner | FineTuneFilter:

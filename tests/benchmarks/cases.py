@@ -1,5 +1,6 @@
 """The cases of `python -m tests.benchmarks`: each measures one thing and returns its lines."""
 
+import functools
 import resource
 import statistics
 import tempfile
@@ -13,18 +14,20 @@ import numpy as np
 import pyarrow as pa
 
 from capfilt import schema
-from capfilt.commands import verbs as commands
+from capfilt.commands.hardware import Hardware
+from capfilt.commands.run import run as run_round
 from capfilt.engine import passes as engine
 from capfilt.engine.finish import finish
 from capfilt.engine.passes import Resources
 from capfilt.engine.plan import Plan, RunReader
+from capfilt.engine.record import latest_round, plan_round
 from capfilt.engine.worker import PassJob
 from capfilt.inputs import InputSpec, open_input
 from capfilt.ledger.ledger import Ledger, Receipt
 from capfilt.ledger.source import SourceManifest, cut
+from capfilt.progress import show_progress
 from capfilt.recipe.options import RoundOptions, build_round
-from capfilt.recipe.round import Round, latest_round, plan_round
-from capfilt.report.progress import progress
+from capfilt.recipe.round import Round
 from capfilt.stages.policies.blip import Select
 from tests.benchmarks import synthetic
 from tests.benchmarks.lines import Line
@@ -47,6 +50,9 @@ class Sizes:
     steps: int = 3  # of a training of BLIP-base, after one that warms up
     batch: int = 4  # pairs of a step of BLIP-base; the embedded models have 16 times as many
     layers: int = 12  # of BLIP-base's towers, in training; fewer to try the benchmark out
+
+
+_QUIET: Final = functools.partial(show_progress, quiet=True)
 
 
 def stages(sizes: Sizes) -> list[Line]:
@@ -78,8 +84,8 @@ def _round_of_the_web(rows: int, run: Path) -> None:
         options = RoundOptions(
             allow_private_hosts=True, shard_rows=250, timeout=2.0, total_timeout=4.0
         )
-        spec, hardware = InputSpec((str(files.urls),)), commands.Hardware(workers=1, device="cpu")
-        commands.run(spec, options, run, hardware, _quiet, lambda _: None)
+        spec, hardware = InputSpec((str(files.urls),)), Hardware(workers=1, device="cpu")
+        run_round(spec, options, run, hardware, _QUIET, lambda _: None)
 
 
 def _cut_and_export(rows: int) -> list[Line]:
@@ -94,9 +100,9 @@ def _cut_and_export(rows: int) -> list[Line]:
         cutting = time.perf_counter() - began
         plan = plan_round(recipe, manifest, ledger)
         synthetic.publish(ledger, plan, _keys_of(RunReader(ledger, plan)))
-        engine.advance(plan, ledger, Resources(), _quiet)
+        engine.advance(plan, ledger, Resources(), _QUIET)
         began = time.perf_counter()
-        done = finish(RunReader(ledger, plan), recipe, manifest, None, _quiet, lambda _: None)
+        done = finish(RunReader(ledger, plan), recipe, manifest, None, _QUIET, lambda _: None)
         exporting = time.perf_counter() - began
     return [
         Line("source: read and cut", count / cutting, "rows/s", note="Parquet, one process"),
@@ -164,7 +170,7 @@ def checksums(sizes: Sizes) -> list[Line]:
         per_row = (time.process_time() - began) / rows
         root, recipe = Path(folder), _recipe()
         ledger, plan, _ = _made_up(root, recipe, sizes.small)
-        engine.advance(plan, ledger, Resources(), _quiet)
+        engine.advance(plan, ledger, Resources(), _QUIET)
         return lines_of(ledger, plan, recipe, per_row)
 
 
@@ -187,7 +193,7 @@ def resume(sizes: Sizes) -> list[Line]:
         data = open_input(InputSpec((str(root / "urls.parquet"),)))
         manifest = cut(data, ledger, 1)
         plan = plan_round(recipe, manifest, ledger)
-        for planned in plan.planned:
+        for planned in plan.stages:
             empty = planned.stage.adds.empty_table()
             for shard in plan.shards:
                 ledger.commit(Receipt(planned.id, shard, 0), empty)
@@ -195,11 +201,11 @@ def resume(sizes: Sizes) -> list[Line]:
         for _ in range(_REPEATS):
             began = time.perf_counter()
             fresh = plan_round(recipe, manifest, Ledger(root / "run"))
-            left = sum(len(fresh.missing(ledger, planned)) for planned in fresh.planned)
+            left = sum(len(fresh.missing(ledger, planned)) for planned in fresh.stages)
             times.append(time.perf_counter() - began)
         if left:
             raise RuntimeError(f"{left} shards are missing of a finished round")
-    note = f"{len(plan.planned)} stages of {sizes.shards:,} shards"
+    note = f"{len(plan.stages)} stages of {sizes.shards:,} shards"
     return [Line("resume check", statistics.median(times), "s", "< 2 s", note)]
 
 
@@ -264,9 +270,9 @@ def _memory(rows: int) -> list[Line]:
         after_cut = _peak_mb()
         plan = plan_round(recipe, manifest, ledger)
         _in_a_child(lambda: synthetic.publish(ledger, plan, _keys_of(RunReader(ledger, plan))))
-        engine.advance(plan, ledger, Resources(), _quiet)
+        engine.advance(plan, ledger, Resources(), _QUIET)
         after_policy = _peak_mb()
-        finish(RunReader(ledger, plan), recipe, manifest, None, _quiet, lambda _: None)
+        finish(RunReader(ledger, plan), recipe, manifest, None, _QUIET, lambda _: None)
     name = f"peak memory, {rows:,} rows"
     note = f"the barrier holds {synthetic.DIMENSIONS} dimensions and some 200 bytes a row"
     return [
@@ -303,10 +309,6 @@ def _keys_of(reader: RunReader) -> Callable[[str], list[str]]:
 
 def _recipe() -> Round:
     return build_round(RoundOptions(allow_private_hosts=True, shard_rows=_SHARD_ROWS))
-
-
-def _quiet(label: str, total: int | None) -> Any:  # a context manager, as `engine.Progress`
-    return progress(label, total, quiet=True)
 
 
 def reader(sizes: Sizes) -> list[Line]:

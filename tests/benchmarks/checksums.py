@@ -55,7 +55,7 @@ def lines_of(ledger: Ledger, plan: Plan, recipe: Any, per_row: float) -> list[Li
     models: what checking adds to all passes is told as a share of it.
     """
     ledgers = (ledger, Unchecked(ledger.root))
-    rows = sum(ledger.receipt(plan.planned[0].id, shard).rows for shard in plan.shards)
+    rows = sum(ledger.receipt(plan.stages[0].id, shard).rows for shard in plan.shards)
     passes: dict[str, Callable[[Ledger], None]] = {
         "status": lambda chosen: _status(chosen, plan),
         "select": lambda chosen: _select(chosen, plan),
@@ -92,12 +92,12 @@ def _seconds(work: Callable[[Ledger], None], ledgers: Sequence[Ledger]) -> tuple
 
 
 def _status(ledger: Ledger, plan: Plan) -> None:
-    for planned in plan.planned:
+    for planned in plan.stages:
         stage_status(ledger, plan, planned)
 
 
 def _select(ledger: Ledger, plan: Plan) -> None:
-    stage: Any = plan.planned[-1].stage  # the policy, which is no barrier
+    stage: Any = plan.stages[-1].stage  # the policy, which is no barrier
     reader = RunReader(ledger, plan)
     with stage.open() as transform:
         for shard in plan.shards:

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from capfilt import schema
-from capfilt.engine.plan import Plan, Planned
+from capfilt.engine.plan import Plan, PlannedStage
 from capfilt.ledger.ledger import Ledger, Receipt
 
 DIMENSIONS: Final = 64
@@ -37,7 +37,7 @@ def publish(ledger: Ledger, plan: Plan, keys: Callable[[str], list[str]]) -> Non
     """Publish what the stages before the dedup barrier would, for every shard of a plan."""
     for place, shard in enumerate(plan.shards):
         own = keys(shard)
-        for planned in plan.planned:
+        for planned in plan.stages:
             columns = _COLUMNS.get(planned.stage.name)
             if columns is None:
                 continue
@@ -45,7 +45,7 @@ def publish(ledger: Ledger, plan: Plan, keys: Callable[[str], list[str]]) -> Non
             _commit(ledger, planned, shard, table)
 
 
-def _commit(ledger: Ledger, planned: Planned, shard: str, table: pa.Table) -> None:
+def _commit(ledger: Ledger, planned: PlannedStage, shard: str, table: pa.Table) -> None:
     ledger.commit(Receipt(planned.id, shard, table.num_rows, 0.1), table.cast(planned.stage.adds))
 
 

@@ -24,7 +24,7 @@ from capfilt.simweb.vocab import build_tokenizer
 from capfilt.train.data.augment import Augment
 from capfilt.train.data.batch import Batch
 from capfilt.train.data.mixture import Mixture, Stream
-from capfilt.train.data.reader import Reader, Reading
+from capfilt.train.data.reader import Reader, ReaderOptions
 from pipelines.experiments.train import SIDE, model_config
 from tests.benchmarks.checkpoints import BASE, configuration
 from tests.benchmarks.lines import Line
@@ -70,7 +70,7 @@ def reader_lines(pictures: int, entered: tuple[Contest, ...]) -> list[Line]:
             }
             for label, augment, workers in _READINGS:
                 epochs = max(_EPOCHS, -(-_BATCHES * contest.batch // pictures))
-                reading = Reading(
+                reading = ReaderOptions(
                     contest.batch, contest.side, epochs=epochs, augment=augment, workers=workers
                 )
                 found = _reading_rate(Path(folder), reading)
@@ -150,7 +150,7 @@ def _stored(image: Image.Image) -> bytes:
     return out.getvalue()
 
 
-def _reading_rate(folder: Path, reading: Reading) -> float:
+def _reading_rate(folder: Path, reading: ReaderOptions) -> float:
     """Read all pictures some times; returns samples a second from the first batch on."""
     batches = iter(Reader(Mixture((Stream(folder),)), reading))
     next(batches)  # workers have started
@@ -178,7 +178,7 @@ def _timed(step: Callable[[Batch, int], None], batch: Batch, number: int) -> flo
 def _ours(contest: Contest, kind: str, precision: Precision) -> Callable[[Batch, int], None]:
     """Return a step of capfilt's trainer, the optimiser's part included."""
     from capfilt.train.jobs import At, Job
-    from capfilt.train.loop import Looping, optimizer_of, take_step
+    from capfilt.train.loop import LoopOptions, optimizer_of, take_step
     from capfilt.train.model.med import Med
     from capfilt.train.recipe import FineTuneCaptioner, Optim, Pretrain
 
@@ -189,7 +189,7 @@ def _ours(contest: Contest, kind: str, precision: Precision) -> Callable[[Batch,
     job = Job(Med.new(contest.config, 0), build_tokenizer(), recipe)
     if job.momentum is not None:  # a full queue costs what it costs in all but the first steps
         job.momentum.written.fill_(len(job.momentum.id_queue))
-    how, optimizer = Looping(Path(), precision=precision), optimizer_of(job)
+    how, optimizer = LoopOptions(Path(), precision=precision), optimizer_of(job)
 
     def step(batch: Batch, number: int) -> None:
         take_step(job, job, optimizer, iter([batch]), At(number, 0, 0), how)

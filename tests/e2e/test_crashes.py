@@ -23,7 +23,7 @@ from capfilt.engine import isolation
 from capfilt.engine.deaths import Attempts
 from capfilt.engine.executors import Processes
 from capfilt.engine.isolation import booked
-from capfilt.engine.plan import Planned, RunReader, compile_plan
+from capfilt.engine.plan import PlannedStage, RunReader, compile_plan
 from capfilt.engine.worker import PassJob
 from capfilt.errors import InputError, WorkerError
 from capfilt.ledger import source
@@ -111,11 +111,11 @@ def ledger(tmp_path: Path) -> Ledger:
 def run(ledger: Ledger, judge: Judge, workers: int = 2) -> dict[str, dict[str, str | None]]:
     """Run both stages; returns the rows by key."""
     plan = compile_plan([judge, After()], SHARDS)
-    Processes(workers).run(PassJob(str(ledger.root), plan, plan.planned), SHARDS, lambda _: None)
+    Processes(workers).run(PassJob(str(ledger.root), plan, plan.stages), SHARDS, lambda _: None)
     reader = RunReader(ledger, plan)
     tables = [reader.read(s, ["key", "judged", "judge_error", "seen"]) for s in SHARDS]
     for shard in SHARDS:
-        for planned in plan.planned:
+        for planned in plan.stages:
             assert ledger.check(planned.id, shard, planned.stage.adds).version == 1
     return {row["key"]: row for table in tables for row in table.to_pylist()}
 
@@ -158,7 +158,7 @@ from capfilt.engine.executors import Serial
 from tests.e2e.test_crashes import *
 fatal = tuple(filter(None, sys.argv[2].split(",")))
 plan = compile_plan([Judge(fatal), After()], SHARDS)
-Serial().run(PassJob(sys.argv[1], plan, plan.planned), SHARDS, lambda _: None)
+Serial().run(PassJob(sys.argv[1], plan, plan.stages), SHARDS, lambda _: None)
 """
 
 
@@ -188,7 +188,7 @@ def test_an_exception_or_a_living_process_is_no_death(ledger: Ledger) -> None:
 
 def isolated(ledger: Ledger, *stages: Judge) -> None:
     plan = compile_plan(stages, SHARDS)
-    PassJob(str(ledger.root), plan, plan.planned).rescue(SHARDS[0])
+    PassJob(str(ledger.root), plan, plan.stages).rescue(SHARDS[0])
 
 
 def test_a_stage_that_ends_its_process_when_it_opens_is_no_fault_of_a_row(ledger: Ledger) -> None:
@@ -205,7 +205,7 @@ def test_every_stage_that_decodes_pictures_can_book_a_row() -> None:
     model = ModelRef("digest", "name", "path")
     matching = [kind(model) for kind in (MatchWeb, MatchCaptions)]
     for stage in (Download(), Phash(), Caption(model), *matching):
-        row = booked(Planned(stage, f"{stage.name}-1", ()), "signal 9 (SIGKILL)")
+        row = booked(PlannedStage(stage, f"{stage.name}-1", ()), "signal 9 (SIGKILL)")
         assert row.schema == stage.adds
         told = [value for value in row.to_pylist()[0].values() if value is not None]
         assert told in (
@@ -214,7 +214,7 @@ def test_every_stage_that_decodes_pictures_can_book_a_row() -> None:
             [schema.FAILED_TO_RESIZE, "crashed_decoder", "signal 9 (SIGKILL)"],
         )
     with pytest.raises(WorkerError, match="cannot be null"):
-        booked(Planned(Select(), "select-1", ()), "signal 9 (SIGKILL)")
+        booked(PlannedStage(Select(), "select-1", ()), "signal 9 (SIGKILL)")
 
 
 # --- the command line

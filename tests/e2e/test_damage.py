@@ -18,10 +18,10 @@ from typer.testing import CliRunner
 
 from capfilt.cli.app import app
 from capfilt.engine.exports import read_record
+from capfilt.engine.record import load_record
 from capfilt.errors import DamageError
 from capfilt.ledger.ledger import Ledger
 from capfilt.ledger.source import read_manifest
-from capfilt.recipe.round import load_record
 
 # img2dataset imports it
 pytestmark = pytest.mark.filterwarnings("ignore:'imghdr' is deprecated:DeprecationWarning")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from capfilt.commands import verbs as commands
+from capfilt.commands import folder as commands
 from capfilt.errors import DamageError
 from capfilt.ledger import source
 from capfilt.ledger.ledger import Ledger

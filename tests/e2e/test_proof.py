@@ -5,13 +5,14 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 
 from capfilt.errors import CapfiltError, InputError
-from capfilt.report.progress import progress
+from capfilt.progress import show_progress
 from pipelines.experiments.proof.__main__ import main
 from pipelines.experiments.proof.design import ARMS, CLEANINGS, QUICK, Design
 from pipelines.experiments.proof.picture import picture
@@ -90,7 +91,7 @@ def test_a_folder_of_another_design_is_refused(
 def quick(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of an experiment of few steps, all of its tasks done in this process."""
     root = tmp_path_factory.mktemp("proof")
-    lab = Lab(root, QUICK, lambda label, total: progress(label, total, quiet=True))
+    lab = Lab(root, QUICK, partial(show_progress, quiet=True))
     for task in all_tasks(QUICK):
         task.run(lab)
     return root

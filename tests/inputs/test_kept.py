@@ -13,7 +13,9 @@ from typer.testing import CliRunner
 
 from capfilt.cli.app import app
 from capfilt.cli.console import progress_bar
-from capfilt.commands import verbs as commands
+from capfilt.commands import folder as commands
+from capfilt.commands.hardware import Hardware
+from capfilt.commands.run import run as run_round
 from capfilt.errors import DamageError, InputError
 from capfilt.export.config import COLUMNS, ExportConfig
 from capfilt.export.kept import Kept, kept_of
@@ -26,14 +28,14 @@ from capfilt.simweb.server import WebServer
 
 # img2dataset imports a module that Python has announced to remove.
 pytestmark = pytest.mark.filterwarnings("ignore:'imghdr' is deprecated:DeprecationWarning")
-WORK = commands.Hardware(workers=1, device="cpu")
+WORK = Hardware(workers=1, device="cpu")
 RAW = RoundOptions(policy="raw", dedup="sha256", shard_rows=3, allow_private_hosts=True, timeout=2)
 
 
 def run(out: Path, *paths: Path | str, keep: tuple[str, ...] = (), **given: Any) -> dict[str, Any]:
     """Run a round without models; returns its result for machines."""
     spec = InputSpec(tuple(map(str, paths)), keep_columns=keep, **given)
-    done = commands.run(spec, RAW, out, WORK, progress_bar(True), lambda _: None)
+    done = run_round(spec, RAW, out, WORK, progress_bar(True), lambda _: None)
     result: dict[str, Any] = done.plain()["result"]
     return result
 
@@ -126,7 +128,7 @@ def test_a_damaged_or_missing_file_of_carried_columns_is_told(tmp_path: Path) ->
         ("damaged", str(ledger.path(stage, other))),
     }
     assert problems == expected
-    how = commands.Exporting(to=tmp_path / "again")
+    how = commands.ExportRequest(to=tmp_path / "again")
     with pytest.raises(DamageError, match="missing"):
         commands.export(out, how, progress_bar(True), lambda _: None)
     ledger.path(stage, other).unlink()

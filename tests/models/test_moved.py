@@ -3,9 +3,10 @@
 from dataclasses import replace
 from pathlib import Path
 
+from capfilt.engine.record import fetched_models, moved_models, record_round
 from capfilt.ledger.ledger import Ledger
 from capfilt.models.recipe import FilterRecipe, ModelRef
-from capfilt.recipe.round import Round, fetched_models, moved_models, record_round
+from capfilt.recipe.round import Round
 from capfilt.stages.caption import Caption
 
 OLD, NEW = "a" * 40, "b" * 40

@@ -14,7 +14,7 @@ from capfilt.simweb.human import HumanSet, main, write_human
 from capfilt.simweb.scenes import sample_scene
 from capfilt.simweb.web import web_row
 from capfilt.train.data.mixture import Mixture, Stream
-from capfilt.train.data.reader import Reader, Reading
+from capfilt.train.data.reader import Reader, ReaderOptions
 
 
 def test_the_pairs_are_true_and_of_scenes_that_no_web_row_shows(tmp_path: Path) -> None:
@@ -85,7 +85,7 @@ def test_it_is_written_once_the_same_and_in_pieces(
 
 def test_the_trainer_reads_it(tmp_path: Path) -> None:
     write_human(HumanSet(10, texts=2, side=32), tmp_path)
-    reader = Reader(Mixture((Stream(tmp_path),)), Reading(batch_size=5, side=16, workers=0))
+    reader = Reader(Mixture((Stream(tmp_path),)), ReaderOptions(batch_size=5, side=16, workers=0))
     assert reader.epoch_samples == 20
     assert len(next(iter(reader)).texts) == 5
 

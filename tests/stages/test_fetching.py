@@ -23,7 +23,9 @@ from PIL import Image
 
 from capfilt import schema
 from capfilt.cli.console import progress_bar
-from capfilt.commands import verbs as commands
+from capfilt.commands import folder as commands
+from capfilt.commands.hardware import Hardware
+from capfilt.commands.run import run as run_round
 from capfilt.engine.attempts import cures_of
 from capfilt.errors import InputError, MachineError
 from capfilt.fingerprint import fingerprint, identity_fields
@@ -711,7 +713,7 @@ class Run:
     def run(self, **options: Any) -> str:
         spec = InputSpec(paths=(str(self.pairs),))
         given = RoundOptions(policy="raw", dedup="none", **options)
-        return commands.run(spec, given, self.folder, WORK, progress_bar(True), self.say).text()
+        return run_round(spec, given, self.folder, WORK, progress_bar(True), self.say).text()
 
     def retry(self, **how: Any) -> str:
         bar = progress_bar(True)
@@ -721,7 +723,7 @@ class Run:
         self.said.append(line)
 
 
-WORK = commands.Hardware(workers=1)
+WORK = Hardware(workers=1)
 
 
 def test_rows_that_the_guard_refused_are_had_by_retry(tmp_path: Path) -> None:

@@ -1,9 +1,8 @@
-import contextlib
 import dataclasses
 import itertools
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from capfilt import schema
-from capfilt.commands import verbs as commands
+from capfilt.cli.console import progress_bar
+from capfilt.commands.hardware import Hardware
+from capfilt.commands.run import run as run_round
 from capfilt.engine.plan import compile_plan, is_barrier
 from capfilt.errors import CapfiltError, InputError
 from capfilt.inputs import InputSpec
@@ -377,7 +378,7 @@ def test_a_preset_makes_a_round_that_fits_together_and_is_remembered(name: Any, 
     recipe = build_round(RoundOptions(policy=name, scorer=clip))
     assert recipe.select == PRESETS[name]()
     plan = compile_plan(recipe.stages(), ["a"])
-    assert {"score_web", "score_captions"} <= {p.stage.name for p in plan.planned}
+    assert {"score_web", "score_captions"} <= {p.stage.name for p in plan.stages}
     assert from_plain(Round, to_plain(recipe)) == recipe
     assert (itm_threshold(recipe.select) == 0.5) == (name == "blip")
     assert (warnings_of(recipe) == []) == (name != "blip")
@@ -386,10 +387,10 @@ def test_a_preset_makes_a_round_that_fits_together_and_is_remembered(name: Any, 
 def test_a_scorer_changes_the_identity_of_nothing_that_is_there(clip: str) -> None:
     before = compile_plan(default_round().stages(), ["a"])
     after = compile_plan(build_round(RoundOptions(scorer=clip)).stages(), ["a"])
-    ids = {planned.id for planned in before.planned}
-    added = [p.stage.name for p in after.planned if p.id not in ids]
+    ids = {planned.id for planned in before.stages}
+    added = [p.stage.name for p in after.stages if p.id not in ids]
     assert added == ["score_web", "score_captions"]
-    assert ids < {planned.id for planned in after.planned}
+    assert ids < {planned.id for planned in after.stages}
 
 
 def test_policies_do_not_share_a_name() -> None:
@@ -516,8 +517,8 @@ def test_every_policy_runs_to_an_export_and_reuses_what_was_scored(
     scored: set[Path] = set()
     for name in NAMES:
         options = RoundOptions(policy=name, scorer=clip, num_captions=3, shard_rows=2)
-        hardware = commands.Hardware(workers=1, device="cpu")
-        done = commands.run(spec, options, tmp_path / "run", hardware, _no_progress, said.append)
+        hardware = Hardware(workers=1, device="cpu")
+        done = run_round(spec, options, tmp_path / "run", hardware, progress_bar(True), said.append)
         assert done.finished is not None
         assert sum(done.finished.funnel.reasons.values()) == 6
         card = (Path(done.finished.dataset) / "README.md").read_text()
@@ -530,8 +531,3 @@ def test_every_policy_runs_to_an_export_and_reuses_what_was_scored(
             assert done.finished.rows == 12  # two texts of each image
         if name == "datacomp":
             assert +done.finished.funnel.reasons == Counter(small_image=6)
-
-
-@contextlib.contextmanager
-def _no_progress(label: str, total: int) -> Iterator[Callable[[int], None]]:
-    yield lambda done: None

@@ -210,11 +210,11 @@ def test_draws_differ_by_seed_step_and_rank_and_take_no_global_numbers() -> None
     torch.manual_seed(0)
     before = torch.get_rng_state()
     similar, right = torch.zeros(40, 40), torch.eye(40, dtype=torch.bool)
-    draws = [
+    draw_samples = [
         tuple(draw_negatives(similar, similar, right, step_generator(*which)).text.tolist())
         for which in ((0, 0), (1, 0), (0, 1), (0, 0, 1))
     ]
-    assert len(set(draws)) == 4
+    assert len(set(draw_samples)) == 4
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -638,8 +638,10 @@ def test_a_few_steps_lower_contrast_and_caption_loss_and_feed_the_queue(
     def losses(step: int) -> list[torch.Tensor]:
         before_step(med, momentum, itc)
         states = med.encode_image(pairs.pixels)
-        alpha, draws = itc.alpha_at(step), step_generator(0, step)
-        found = filter_losses(med, momentum, pairs, states, SPECIAL, itc, Itm(), alpha, draws)
+        alpha, draw_samples = itc.alpha_at(step), step_generator(0, step)
+        found = filter_losses(
+            med, momentum, pairs, states, SPECIAL, itc, Itm(), alpha, draw_samples
+        )
         return [*found, caption_loss(med, captions, states, SPECIAL, lm, prompt)]
 
     history = descend(med.parameters(), losses, 42)

@@ -24,11 +24,11 @@ from capfilt.models.pixels import load_rgb
 from capfilt.train.data.augment import Augment
 from capfilt.train.data.batch import Batch
 from capfilt.train.data.mixture import Mixture, Stream
-from capfilt.train.data.order import draws, window_at
-from capfilt.train.data.reader import Cursor, Reader, Reading
+from capfilt.train.data.order import draw_samples, window_at
+from capfilt.train.data.reader import Cursor, Reader, ReaderOptions
 from tests.unit.test_export import a_failure, a_row, exported, jpeg, pairs_of
 
-SMALL = Reading(batch_size=4, side=8, epochs=1, window=8)
+SMALL = ReaderOptions(batch_size=4, side=8, epochs=1, window=8)
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 Seen = tuple[str, str, str, bytes]
 
@@ -81,7 +81,7 @@ def seen(batches: Iterable[Batch]) -> list[Seen]:
     return out
 
 
-def read(mixture: Mixture, reading: Reading, **more: Any) -> list[Seen]:
+def read(mixture: Mixture, reading: ReaderOptions, **more: Any) -> list[Seen]:
     return seen(Reader(mixture, reading, **more))
 
 
@@ -205,8 +205,8 @@ def test_ranks_partition_every_global_batch(
 
 
 @st.composite
-def a_reading(draw: st.DrawFn) -> Reading:
-    return Reading(
+def a_reading(draw: st.DrawFn) -> ReaderOptions:
+    return ReaderOptions(
         batch_size=draw(st.integers(1, 9)),
         side=4,
         seed=draw(st.integers(0, 2**40)),
@@ -233,7 +233,7 @@ def three(tmp_path_factory: pytest.TempPathFactory) -> Mixture:
 
 @settings(max_examples=12, deadline=None)
 @given(reading=a_reading())
-def test_a_resume_at_every_position_goes_on_exactly(three: Mixture, reading: Reading) -> None:
+def test_a_resume_at_every_position_goes_on_exactly(three: Mixture, reading: ReaderOptions) -> None:
     reader = Reader(three, reading)
     batches, cursors = [], [reader.cursor()]
     for batch in reader:
@@ -249,7 +249,7 @@ def test_a_resume_at_every_position_goes_on_exactly(three: Mixture, reading: Rea
 
 
 def test_a_resume_may_change_batches_ranks_and_workers(three: Mixture) -> None:
-    reading = Reading(batch_size=6, side=8, epochs=3, window=6, augment=Augment())
+    reading = ReaderOptions(batch_size=6, side=8, epochs=3, window=6, augment=Augment())
     whole = read(three, reading)
     reader = Reader(three, reading)
     before = seen(itertools.islice(reader, 3))
@@ -307,7 +307,7 @@ def test_weights_are_shares_of_the_samples(tmp_path: Path) -> None:
     mixture = Mixture((Stream(big, weight=1.0), Stream(small, weight=3.0, default_origin="web")))
     reader = Reader(mixture, replace(SMALL, batch_size=96, epochs=1, window=100))
     assert reader.shares == (240, 720)
-    sequence = list(itertools.islice(draws(reader.shares, 3, 0, 0), 960))
+    sequence = list(itertools.islice(draw_samples(reader.shares, 3, 0, 0), 960))
     assert Counter(stream for stream, _ in sequence) == {0: 240, 1: 720}
     for stop in range(40, 960, 40):  # any beginning: within five standard deviations
         share = sum(stream for stream, _ in sequence[:stop])
@@ -358,8 +358,8 @@ def test_one_text_takes_each_image_once_and_its_texts_in_turn(tmp_path: Path, gr
 def test_several_texts_of_an_image_come_together_all_different(tmp_path: Path) -> None:
     rows = [a_pair(n, f"{n} {text}", key=f"k{n}") for n in range(7) for text in "abc"[: 1 + n % 3]]
     mixture = of(write(tmp_path, rows, group=4), texts="one")
-    several = Reader(mixture, Reading(batch_size=7, side=4, epochs=2, captions=2))
-    single = Reader(mixture, Reading(batch_size=7, side=4, epochs=2))
+    several = Reader(mixture, ReaderOptions(batch_size=7, side=4, epochs=2, captions=2))
+    single = Reader(mixture, ReaderOptions(batch_size=7, side=4, epochs=2))
     for batch, one in zip(several, single, strict=True):
         assert batch.texts == one.texts  # the first is what it would be alone
         assert one.others == ()
@@ -368,7 +368,7 @@ def test_several_texts_of_an_image_come_together_all_different(tmp_path: Path) -
             assert {other.split()[0] for other in others} == {str(number)}
             assert len({text, *others}) == min(2, 1 + number % 3)
     with pytest.raises(InputError, match="one-text"):
-        Reader(of(tmp_path), Reading(batch_size=1, side=4, captions=2))
+        Reader(of(tmp_path), ReaderOptions(batch_size=1, side=4, captions=2))
 
 
 def test_hard_negatives_come_with_their_row_and_are_turned_with_the_image(tmp_path: Path) -> None:
@@ -378,13 +378,13 @@ def test_hard_negatives_come_with_their_row_and_are_turned_with_the_image(tmp_pa
     mixture = of(write(tmp_path, rows))
     flips = Augment(operations=("identity",))
     turned = set()
-    for batch in Reader(mixture, Reading(batch_size=4, side=8, epochs=4, augment=flips)):
+    for batch in Reader(mixture, ReaderOptions(batch_size=4, side=8, epochs=4, augment=flips)):
         for text, negative in zip(batch.texts, batch.hard_negatives, strict=True):
             assert (negative is None) == text.startswith("3")
             if negative is not None:
                 turned.add(("right" in text, "left" in negative))
     assert turned == {(False, False), (True, True)}
-    padded = next(iter(Reader(mixture, Reading(batch_size=3, side=4)))).padded(5)
+    padded = next(iter(Reader(mixture, ReaderOptions(batch_size=3, side=4)))).padded(5)
     assert padded.hard_negatives[3:] == padded.hard_negatives[:2]
 
 

@@ -28,7 +28,7 @@ from capfilt.models.checkpoints import EMBEDDED
 from capfilt.simweb.falsehoods import rng_of
 from capfilt.simweb.grammar import describe
 from capfilt.train.data.mixture import Mixture, Stream, weighted
-from capfilt.train.loop import Looping
+from capfilt.train.loop import LoopOptions
 from capfilt.train.options import TrainOptions, mixture_of, recipe_of
 from capfilt.train.plot import loss_plot
 from capfilt.train.process import alone
@@ -63,7 +63,7 @@ def training(data: Path, out: Path, **changed: object) -> Training:
         RECIPE,
         start_of(EMBEDDED, fresh=True),
         Mixture((Stream(data),)),
-        looping=Looping(out, every=2),
+        looping=LoopOptions(out, every=2),
     )
     return replace(given, **changed)  # type: ignore[arg-type]  # each caller gives fields
 

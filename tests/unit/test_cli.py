@@ -13,7 +13,7 @@ from typer.testing import CliRunner, Result
 
 from capfilt import __version__
 from capfilt.cli.app import app
-from capfilt.commands import verbs
+from capfilt.commands import Hardware
 from capfilt.engine.attempts import add_attempts
 from capfilt.errors import EXIT_CODES, CapfiltError, exit_codes_told
 from capfilt.flags import flags_of
@@ -345,7 +345,7 @@ def test_help_shows_the_default_of_every_option_that_has_one() -> None:
         return " ".join(text.split()).replace("- ", "-")  # lines end at hyphens too
 
     shown = unbroken(capfilt("run", "--help").stdout)
-    for flag in (*round_flags().values(), *flags_of(InputSpec, verbs.Hardware).values()):
+    for flag in (*round_flags().values(), *flags_of(InputSpec, Hardware).values()):
         assert f"--{flag.name.replace('_', '-')} " in shown
         assert unbroken(flag.help) in shown
     assert has_all(shown, ["[default: 384]", "[default: nucleus 1.1, beams 1]", "Decoding:"])

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from capfilt.engine.executors import Advance, Processes, Serial, rank_slice
+from capfilt.engine.executors import Processes, Serial, rank_slice
 from capfilt.errors import PlanError, WorkerError
 from capfilt.process import signals
+from capfilt.progress import Advance
 
 
 @dataclass(frozen=True)

@@ -14,13 +14,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from capfilt.engine.plan import RunReader
+from capfilt.engine.record import latest_round, plan_round, recorded_rounds
 from capfilt.errors import DamageError
 from capfilt.export import load_manifest
 from capfilt.inputs import InputSpec, open_input
 from capfilt.ledger.ledger import Ledger, Receipt
 from capfilt.ledger.source import cut
 from capfilt.recipe.options import RoundOptions, build_round
-from capfilt.recipe.round import latest_round, plan_round, recorded_rounds
 from tests.benchmarks import synthetic
 from tests.e2e.killing import at_every_step
 from tests.e2e.test_damage import Outcome, capfilt, digest_of

@@ -77,7 +77,7 @@ def test_a_whole_number_for_a_float_is_the_same_run(name: str) -> None:
     given = {"policy": "datacomp", "score": "itc"} if name in {"threshold", "fraction"} else {}
     whole, same = (build_round(RoundOptions(**given, **{name: one})) for one in (1, 1.0))
     again = from_plain(Round, to_plain(whole))
-    ids = [[p.id for p in compile_plan(r.stages(), ["a"]).planned] for r in (whole, same, again)]
+    ids = [[p.id for p in compile_plan(r.stages(), ["a"]).stages] for r in (whole, same, again)]
     assert ids[0] == ids[1] == ids[2]
 
 

@@ -36,7 +36,7 @@ def plan_of(version: int, colour: str = "red") -> Plan:
 
 
 def do(ledger: Ledger, version: int, *shards: str, colour: str = "red") -> None:
-    planned = plan_of(version, colour).planned[0]
+    planned = plan_of(version, colour).stages[0]
     for shard in shards:
         receipt = Receipt(planned.id, shard, 0, version=version)
         assert ledger.commit(receipt, planned.stage.adds.empty_table())
@@ -79,7 +79,7 @@ def test_another_configuration_of_the_same_version_is_no_change(tmp_path: Path) 
 def test_a_receipt_without_a_version_is_of_the_first(tmp_path: Path) -> None:
     assert Receipt("paint-1", "a", 0).version == 1
     ledger = Ledger(tmp_path)
-    planned = plan_of(1).planned[0]
+    planned = plan_of(1).stages[0]
     ledger.commit(Receipt(planned.id, SHARDS[0], 0), planned.stage.adds.empty_table())
     assert len(told(ledger, 2)) == 1
 

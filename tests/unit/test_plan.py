@@ -19,7 +19,7 @@ SHARDS = ("s1", "s2")
 
 
 def ids(recipe: Round, shards: tuple[str, ...] = SHARDS) -> dict[str, str]:
-    return {p.stage.name: p.id for p in compile_plan(recipe.stages(), shards).planned}
+    return {p.stage.name: p.id for p in compile_plan(recipe.stages(), shards).stages}
 
 
 def changed(other: Round, shards: tuple[str, ...] = SHARDS) -> set[str]:

@@ -3,8 +3,8 @@ import re
 
 import pytest
 
-from capfilt.report import progress as module
-from capfilt.report.progress import of_training, progress
+from capfilt import progress as module
+from capfilt.progress import hear_metrics, show_progress
 
 
 class Terminal(io.StringIO):
@@ -19,7 +19,7 @@ def log(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
 
 
 def test_a_log_has_lines_with_what_is_left_and_one_at_the_end(log: io.StringIO) -> None:
-    with progress("download", 4_000, stream=log) as told:
+    with show_progress("download", 4_000, stream=log) as told:
         told(1_000)
         told(3_000)
     first, second, last = log.getvalue().splitlines()
@@ -30,15 +30,15 @@ def test_a_log_has_lines_with_what_is_left_and_one_at_the_end(log: io.StringIO) 
 
 def test_an_unknown_total_and_little_time_are_one_line() -> None:
     log = io.StringIO()
-    with progress("input", None, stream=log) as told:
+    with show_progress("input", None, stream=log) as told:
         told(5)
     (line,) = log.getvalue().splitlines()
     assert line.startswith("input: 5 rows in ")
 
 
 def test_a_training_tells_of_its_loss_and_not_of_steps_that_others_did(log: io.StringIO) -> None:
-    with progress("train", 1_000_000, unit="step", stream=log) as told:
-        heard = of_training(told)
+    with show_progress("train", 1_000_000, unit="step", stream=log) as told:
+        heard = hear_metrics(told)
         heard({"step": 900_001, "loss": 2.5})
         heard({"step": 900_002, "loss": 2.25})
     first, _, last = log.getvalue().splitlines()
@@ -51,8 +51,8 @@ def test_a_training_tells_of_its_loss_and_not_of_steps_that_others_did(log: io.S
 
 def test_a_terminal_has_a_bar() -> None:
     terminal = Terminal()
-    with progress("train", 10, unit="step", stream=terminal) as told:
-        heard = of_training(told)
+    with show_progress("train", 10, unit="step", stream=terminal) as told:
+        heard = hear_metrics(told)
         for step in range(6, 11):
             heard({"step": step, "loss": 1.0 / step})
     shown = terminal.getvalue().split("\r")[-1]
@@ -64,6 +64,6 @@ def test_a_terminal_has_a_bar() -> None:
 def test_quiet_and_nothing_to_do_say_nothing() -> None:
     log = io.StringIO()
     for total, quiet in ((5, True), (0, False)):
-        with progress("export", total, quiet=quiet, stream=log) as told:
+        with show_progress("export", total, quiet=quiet, stream=log) as told:
             told(5, "a word")
     assert log.getvalue() == ""

@@ -18,11 +18,11 @@ from capfilt.plain import from_plain, to_plain
 from capfilt.recipe.options import RoundOptions, default_round
 from capfilt.recipe.round import Round
 from capfilt.rounds import PairFolder, Rounds, TrainPlan
-from capfilt.rounds.checks import Given, check
+from capfilt.rounds.checks import RoundsRequest, check
 from capfilt.rounds.config import load_rounds
-from capfilt.rounds.cost import planned
+from capfilt.rounds.cost import cost_of_rounds
 from capfilt.rounds.options import RoundsOptions, build_rounds
-from capfilt.rounds.steps import Cleaned, Facts, Place, Step, steps_of
+from capfilt.rounds.steps import Cleaned, Facts, RoundsFolder, Step, steps_of
 from capfilt.simweb.human import HumanSet, write_human
 from capfilt.stages.policies.raw import RawWeb
 from capfilt.train.cost import seconds_a_step, step_flops
@@ -105,7 +105,7 @@ def test_a_job_travels_to_its_process_as_json() -> None:
 
 
 def test_what_is_written_down_is_read_back_or_refused(tmp_path: Path) -> None:
-    place, steps = Place(tmp_path), steps_of(LOOP, FACTS)
+    place, steps = RoundsFolder(tmp_path), steps_of(LOOP, FACTS)
     place.check(steps)
     assert not list(tmp_path.iterdir())
     place.record(steps)
@@ -189,16 +189,16 @@ def test_a_configuration_that_cannot_be_is_refused(
 
 
 @pytest.fixture(scope="module")
-def given(tmp_path_factory: pytest.TempPathFactory) -> Given:
+def given(tmp_path_factory: pytest.TempPathFactory) -> RoundsRequest:
     folder = tmp_path_factory.mktemp("given")
     write_human(HumanSet(12, side=64), folder / "human")
     urls = folder / "urls.csv"
     rows = [f"http://localhost/{n}.jpg,a picture of thing {n}" for n in range(40)]
     urls.write_text("\n".join(["url,caption", *rows]) + "\n")
-    return Given(InputSpec((str(urls),)), folder / "out", device="cpu")
+    return RoundsRequest(InputSpec((str(urls),)), folder / "out", device="cpu")
 
 
-def loop(given: Given, **changed: Any) -> Rounds:
+def loop(given: RoundsRequest, **changed: Any) -> Rounds:
     human = (PairFolder(str(given.out.parent / "human")),)
     sizes: dict[str, Any] = {"batch_size": 8, "steps": 2}
     return (
@@ -215,7 +215,9 @@ def loop(given: Given, **changed: Any) -> Rounds:
     )
 
 
-def test_checks_find_what_is_wrong_before_anything_is_written(given: Given, tmp_path: Path) -> None:
+def test_checks_find_what_is_wrong_before_anything_is_written(
+    given: RoundsRequest, tmp_path: Path
+) -> None:
     good = loop(given)
 
     def with_filter(**changed: Any) -> Rounds:
@@ -223,7 +225,7 @@ def test_checks_find_what_is_wrong_before_anything_is_written(given: Given, tmp_
 
     found = check(good, given)
     assert (found.human_samples, found.manifest.rows, found.processes) == (12, 40, 1)
-    cases: list[tuple[Rounds, Given, type[Exception], str]] = [
+    cases: list[tuple[Rounds, RoundsRequest, type[Exception], str]] = [
         (replace(good, human=()), given, InputError, "give --human DIR"),
         (replace(good, human=(PairFolder("/nowhere"),)), given, InputError, "is no folder"),
         (replace(good, like="/nowhere"), given, ModelError, "there is no folder"),
@@ -248,7 +250,9 @@ def test_checks_find_what_is_wrong_before_anything_is_written(given: Given, tmp_
     assert not given.out.exists()
 
 
-def test_human_pairs_of_the_same_length_are_told_apart(given: Given, tmp_path: Path) -> None:
+def test_human_pairs_of_the_same_length_are_told_apart(
+    given: RoundsRequest, tmp_path: Path
+) -> None:
     write_human(HumanSet(12, seed=1, side=64), tmp_path)
     other = replace(loop(given), human=(PairFolder(str(tmp_path)),))
     mine, theirs = check(loop(given), given), check(other, given)
@@ -282,7 +286,7 @@ def test_seconds_a_step_come_from_checkpoints(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", PIPELINES)
 def test_pipelines_of_real_size_load_and_say_what_they_cost(
-    name: str, given: Given, tmp_path: Path
+    name: str, given: RoundsRequest, tmp_path: Path
 ) -> None:
     text = (ROOT / "pipelines" / name).read_text()
     large = "large" in name
@@ -298,7 +302,7 @@ def test_pipelines_of_real_size_load_and_say_what_they_cost(
     assert rounds.pretrain.recipe is not None
     optim = rounds.pretrain.recipe.optim
     assert (optim.steps, optim.batch_size) == ((308_334, 2400) if large else (97_223, 2880))
-    plan = planned(check(rounds, given))
+    plan = cost_of_rounds(check(rounds, given))
     costs = {step.name: step for step in plan.steps}
     assert costs["raw"].seconds is None
     assert costs["1-clean"].seconds is not None
@@ -329,7 +333,9 @@ def _shape(folder: Path, kind: str, large: bool) -> Path:
     return folder
 
 
-def test_errors_of_a_training_come_through_its_process(given: Given, tmp_path: Path) -> None:
+def test_errors_of_a_training_come_through_its_process(
+    given: RoundsRequest, tmp_path: Path
+) -> None:
     job = TrainJob(
         TrainPlan("captioner", steps=1, batch_size=2),
         (PairFolder("/nowhere"),),

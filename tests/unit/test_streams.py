@@ -10,7 +10,7 @@ from types import ModuleType
 import pytest
 
 from capfilt.cli import console
-from capfilt.report.progress import progress
+from capfilt.progress import show_progress
 from capfilt.wording import counted, inert, one_line
 
 # A command line of one command: it shows a result, under progress, and writes that it came through.
@@ -119,7 +119,7 @@ def test_texts_lose_what_acts_and_nothing_else() -> None:
 def test_a_single_thing_is_singular(capsys: pytest.CaptureFixture[str]) -> None:
     assert [counted(n, "row") for n in (0, 1, 2_000)] == ["0 rows", "1 row", "2,000 rows"]
     assert counted(2, "process", "processes") == "2 processes"
-    with progress("export", 1) as told:
+    with show_progress("export", 1) as told:
         told(1)
     assert "export: 1 of 1 row in " in capsys.readouterr().err
 
@@ -128,7 +128,7 @@ def test_a_program_without_standard_streams_has_no_progress(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(sys, "stderr", None)
-    with progress("export", 1) as told:
+    with show_progress("export", 1) as told:
         told(1)
     console.say("to nobody")
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from capfilt import schema
 from capfilt.engine.attempts import add_attempts, with_attempts
-from capfilt.engine.plan import Planned, compile_plan
+from capfilt.engine.plan import PlannedStage, compile_plan
 from capfilt.engine.status import StageStatus, outcome_of, run_outcome, stage_status
 from capfilt.engine.worker import commit
 from capfilt.ledger import source
@@ -127,7 +127,7 @@ class Run:
         self.ledger = Ledger(root)
         self.rows = rows
         self.shard = f"aaaaaaaa-{len(rows)}-1111111111111111"
-        self.fetch: Planned = compile_plan([Download()], [self.shard]).planned[0]
+        self.fetch: PlannedStage = compile_plan([Download()], [self.shard]).stages[0]
         table = as_tables(rows)[1]
         assert self.ledger.commit(Receipt(source.STAGE, self.shard, len(rows)), table)
         self.fetched(self.shard, rows)
@@ -159,7 +159,7 @@ def test_a_row_that_was_fetched_again_counts_by_its_last_attempt(tmp_path: Path)
     last = run.outcome()
     assert last.failed.total == {"http_404": 2}
     plan = compile_plan([Download()], with_attempts(run.ledger, [run.shard], run.fetch.id))
-    status = stage_status(run.ledger, plan, plan.planned[0])
+    status = stage_status(run.ledger, plan, plan.stages[0])
     assert status.counts == {"failed_to_download": 2, "success": 3, "duplicate_url": 1}
     assert "failed_to_download 2" in status.line()
 

@@ -53,11 +53,11 @@ class Run:
 
     @property
     def first(self) -> str:
-        return self.plan.planned[0].id
+        return self.plan.stages[0].id
 
     @property
     def second(self) -> str:
-        return self.plan.planned[1].id
+        return self.plan.stages[1].id
 
     def problems(self) -> list[tuple[Kind, str]]:
         return [(problem.kind, problem.path) for problem in self.found()]
@@ -70,7 +70,7 @@ class Run:
 def run(tmp_path: Path) -> Run:
     ledger = Ledger(tmp_path)
     plan = compile_plan([Count("first", ("key",)), Count("second", ("first_n",))], SHARDS)
-    with PassJob(str(tmp_path), plan, plan.planned).open(0, lambda _: None) as advance:
+    with PassJob(str(tmp_path), plan, plan.stages).open(0, lambda _: None) as advance:
         for shard in SHARDS:
             rows = int(shard.split("-")[1])
             one = {"key": "k", "source_status": "ok", "attempt": 0}
@@ -154,7 +154,7 @@ def test_a_parquet_file_of_somebody_else_is_found(run: Run, tmp_path: Path) -> N
 
 def test_other_rows_and_other_columns_than_planned_are_found(run: Run) -> None:
     path = run.ledger.path(run.first, SHARDS[0])
-    adds = run.plan.planned[0].stage.adds
+    adds = run.plan.stages[0].stage.adds
     path.unlink()
     two = pa.table({"first_n": [0, 1]}, schema=adds)
     assert run.ledger.commit(Receipt(run.first, SHARDS[0], 2), two)

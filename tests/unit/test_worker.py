@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from capfilt import schema
-from capfilt.engine.plan import Plan, Planned, RunReader, compile_plan
+from capfilt.engine.plan import Plan, PlannedStage, RunReader, compile_plan
 from capfilt.engine.worker import PassJob, _computed, solve_barrier
 from capfilt.errors import CapfiltError, DamageError, InputError, PlanError
 from capfilt.fingerprint import NOT_IDENTITY
@@ -83,7 +83,7 @@ def ledger(tmp_path: Path) -> Ledger:
 
 
 def advance(ledger: Ledger, plan: Plan, *shards: str, told: Callable[[int], None] = ignore) -> None:
-    with PassJob(str(ledger.root), plan, plan.planned).open(0, told) as do:
+    with PassJob(str(ledger.root), plan, plan.stages).open(0, told) as do:
         for shard in shards or plan.shards:
             do(shard)
 
@@ -101,7 +101,7 @@ def test_stages_of_a_pass_see_each_others_columns_and_are_all_published(ledger: 
         keys = ledger.read(source.STAGE, shard)["key"].to_pylist()
         assert texts(ledger, plan, "a", shard) == [f"{key}!" for key in keys]
         assert texts(ledger, plan, "b", shard) == [f"{key}!?" for key in keys]
-        for planned in plan.planned:
+        for planned in plan.stages:
             receipt = ledger.check(planned.id, shard, planned.stage.adds)
             assert (receipt.rows, receipt.counts) == (len(keys), {})
             assert receipt.seconds >= 0
@@ -136,7 +136,7 @@ def test_what_is_done_is_not_done_again(ledger: Ledger) -> None:
     assert calls == ["a", "b"]
     advance(ledger, plan, SHARDS[0])
     assert calls == ["a", "b"]
-    ledger.path(plan.planned[0].id, SHARDS[0]).unlink()
+    ledger.path(plan.stages[0].id, SHARDS[0]).unlink()
     advance(ledger, plan, SHARDS[0])
     assert calls == ["a", "b", "a"]
 
@@ -144,18 +144,18 @@ def test_what_is_done_is_not_done_again(ledger: Ledger) -> None:
 def test_a_worker_computes_on_its_device_under_the_same_identity(ledger: Ledger) -> None:
     devices: list[str] = []
     plan = compile_plan([Copy("a", spy=lambda device, _: devices.append(device))], SHARDS)
-    job = PassJob(str(ledger.root), plan, plan.planned, ("cuda:0", "cuda:1"))
+    job = PassJob(str(ledger.root), plan, plan.stages, ("cuda:0", "cuda:1"))
     for worker, shard in enumerate(SHARDS):
         with job.open(worker, ignore) as do:
             do(shard)
     assert devices == ["cuda:0", "cuda:1", "cuda:0"]
-    assert ledger.shards(plan.planned[0].id) == set(SHARDS)
+    assert ledger.shards(plan.stages[0].id) == set(SHARDS)
 
 
 def test_statuses_are_counted_in_the_receipt(ledger: Ledger) -> None:
     plan = compile_plan([Copy("status", "source_status")], SHARDS)
     advance(ledger, plan)
-    assert ledger.receipt(plan.planned[0].id, SHARDS[1]).counts == {"ok": 7}
+    assert ledger.receipt(plan.stages[0].id, SHARDS[1]).counts == {"ok": 7}
 
 
 # --- races
@@ -169,7 +169,7 @@ def test_the_loser_of_a_race_builds_on_what_was_published(ledger: Ledger) -> Non
 
     def lose(_: str, rows: pa.RecordBatch) -> None:
         seen.append(rows.column("a")[0].as_py())
-        ledger.commit(Receipt(plan.planned[0].id, SHARDS[0], 5), theirs)
+        ledger.commit(Receipt(plan.stages[0].id, SHARDS[0], 5), theirs)
 
     stages = [Copy("a", mark=" ours"), Copy("b", "a", spy=lose)]
     plan = compile_plan(stages, SHARDS)
@@ -182,7 +182,7 @@ def test_the_loser_of_a_race_builds_on_what_was_published(ledger: Ledger) -> Non
 def test_the_loser_of_the_last_column_leaves_the_winners(ledger: Ledger) -> None:
     def lose(_: str, __: pa.RecordBatch) -> None:
         winner = pa.table({"b": ["theirs"] * 5})
-        ledger.commit(Receipt(plan.planned[1].id, SHARDS[0], 5), winner)
+        ledger.commit(Receipt(plan.stages[1].id, SHARDS[0], 5), winner)
 
     plan = compile_plan([Copy("a"), Copy("b", "a", spy=lose)], SHARDS)
     advance(ledger, plan, SHARDS[0])
@@ -248,7 +248,7 @@ def test_a_stage_that_is_not_row_aligned_is_told_with_its_shard(
     ledger: Ledger, spy: Callable[[str, pa.RecordBatch], Any]
 ) -> None:
     plan = compile_plan([Copy("a", spy=spy)], SHARDS)
-    with pytest.raises(PlanError, match=f"stage {plan.planned[0].id} returned .*{SHARDS[0]}"):
+    with pytest.raises(PlanError, match=f"stage {plan.stages[0].id} returned .*{SHARDS[0]}"):
         advance(ledger, plan)
     assert none_written(ledger)
 
@@ -258,7 +258,7 @@ def test_a_stage_that_fails_is_told_with_its_shard_and_reason(ledger: Ledger) ->
         raise ZeroDivisionError("by nothing")
 
     plan = compile_plan([Copy("a"), Copy("b", "a", spy=fail)], SHARDS)
-    failed = f"stage {plan.planned[1].id} failed on shard {SHARDS[0]}: ZeroDivisionError"
+    failed = f"stage {plan.stages[1].id} failed on shard {SHARDS[0]}: ZeroDivisionError"
     with pytest.raises(CapfiltError, match=failed) as told:
         advance(ledger, plan)
     assert isinstance(told.value.__cause__, ZeroDivisionError)
@@ -281,7 +281,7 @@ def test_shards_that_were_done_before_a_failure_are_kept(ledger: Ledger) -> None
     plan = compile_plan([Copy("a", spy=fail)], SHARDS)
     with pytest.raises(CapfiltError, match=SHARDS[1]):
         advance(ledger, plan)
-    assert ledger.shards(plan.planned[0].id) == {SHARDS[0]}
+    assert ledger.shards(plan.stages[0].id) == {SHARDS[0]}
 
 
 def test_a_missing_source_is_damage_that_names_the_file(ledger: Ledger) -> None:
@@ -317,8 +317,8 @@ def test_a_barrier_publishes_each_shards_own_rows(ledger: Ledger) -> None:
     plan = compile_plan([Totals()], SHARDS)
     told: list[int] = []
     for _ in range(2):  # the second time there is nothing to do
-        solve_barrier(RunReader(ledger, plan), plan.planned[0], told.append)
-    places = [ledger.read(plan.planned[0].id, shard)["place"].to_pylist() for shard in SHARDS]
+        solve_barrier(RunReader(ledger, plan), plan.stages[0], told.append)
+    places = [ledger.read(plan.stages[0].id, shard)["place"].to_pylist() for shard in SHARDS]
     assert places == [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9, 10, 11], [12]]
     assert told == [5, 7, 1]
 
@@ -332,15 +332,15 @@ def test_a_barrier_that_is_not_row_aligned_is_told_with_its_shard(
     ledger: Ledger, change: Change
 ) -> None:
     plan = compile_plan([Totals(change)], SHARDS)
-    with pytest.raises(PlanError, match=f"stage {plan.planned[0].id} returned .*{SHARDS[0]}"):
-        solve_barrier(RunReader(ledger, plan), plan.planned[0], ignore)
+    with pytest.raises(PlanError, match=f"stage {plan.stages[0].id} returned .*{SHARDS[0]}"):
+        solve_barrier(RunReader(ledger, plan), plan.stages[0], ignore)
     assert none_written(ledger)
 
 
 def test_a_stage_that_works_on_shards_is_no_barrier(ledger: Ledger) -> None:
     plan = compile_plan([Copy("a")], SHARDS)
     with pytest.raises(PlanError, match="is not a barrier"):
-        solve_barrier(RunReader(ledger, plan), plan.planned[0], ignore)
+        solve_barrier(RunReader(ledger, plan), plan.stages[0], ignore)
 
 
 class Watched(Executor):
@@ -385,7 +385,7 @@ def test_the_next_slice_is_decoded_before_the_stages_are_at_this_one() -> None:
 
     reader: Any = Reader()  # reads are all that is asked of it
     stage = Looks()
-    planned = Planned(stage=stage, id="looks-1", upstream=())
+    planned = PlannedStage(stage=stage, id="looks-1", upstream=())
     with stage.open() as transform:
         _computed(reader, (planned,), "s", lambda _: transform, ignore, Watched(heard))
     ahead = ["begun", "begun"]

@@ -30,7 +30,7 @@ _Outcome = tuple[int, io.BytesIO | None, str | None]  # img2dataset's: key, body
 
 
 @dataclass(frozen=True, slots=True)
-class Fetching:
+class Fetcher:
     """How the rows of a shard are fetched. Times in seconds."""
 
     opener: Opener

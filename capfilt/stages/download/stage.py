@@ -25,7 +25,7 @@ from capfilt.option import DOWNLOAD, check_options, option
 from capfilt.stage import Resource, Transform
 from capfilt.stages.download.decoder import DecoderProcess, decoder_process
 from capfilt.stages.download.faults import Reason
-from capfilt.stages.download.fetch import Fetching
+from capfilt.stages.download.fetch import Fetcher
 from capfilt.stages.download.health import Health, machine_probes
 from capfilt.stages.download.limits import make_room
 from capfilt.stages.download.opener import Limits, guarded_urlopen
@@ -121,7 +121,7 @@ class Download:
         """Install the guarded opener, and yield the transform."""
         self.resize.check_quality()
         with guarded_urlopen(self._limits()) as opener, decoder_process(self.resize) as decoder:
-            fetching = Fetching(
+            fetching = Fetcher(
                 opener=opener,
                 health=Health(machine_probes(self.allow_private_hosts)),
                 threads=make_room(self.threads),
@@ -148,7 +148,7 @@ class Download:
         )
 
     def _fetch(
-        self, batch: pa.RecordBatch, fetching: Fetching, decoder: DecoderProcess
+        self, batch: pa.RecordBatch, fetching: Fetcher, decoder: DecoderProcess
     ) -> pa.RecordBatch:
         statuses = batch.column("source_status").to_pylist()
         reasons = batch.column("source_error").to_pylist()
@@ -173,7 +173,7 @@ class Download:
         return pa.record_batch(arrays, schema=schema.DOWNLOAD)
 
     def _download(
-        self, urls: list[str], fetching: Fetching, decoder: DecoderProcess
+        self, urls: list[str], fetching: Fetcher, decoder: DecoderProcess
     ) -> list[_Fetched]:
         """Run img2dataset's downloader over `urls`; returns one row each, in order."""
         rows: list[_Fetched] = [

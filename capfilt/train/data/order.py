@@ -48,7 +48,7 @@ def window_at(samples: Places, size: int, offset: int, epoch: int, *seed: int | 
     return Window(epoch, start, start + len(group), group[mixed], row[mixed])
 
 
-def draws(
+def draw_samples(
     shares: tuple[int, ...], seed: int, epoch: int, position: int
 ) -> Iterator[tuple[int, int]]:
     """Yield (stream, n) for ever, from `position` of `epoch` on: the n-th sample of that stream.

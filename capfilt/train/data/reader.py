@@ -25,17 +25,17 @@ from capfilt.train.data.augment import Augment, Pixels, augmented, decode, squas
 from capfilt.train.data.batch import Batch, Skip
 from capfilt.train.data.index import open_stream
 from capfilt.train.data.mixture import Mixture
-from capfilt.train.data.order import draws
+from capfilt.train.data.order import draw_samples
 from capfilt.train.data.randomness import rng_of
 from capfilt.train.data.rows import Sample
 from capfilt.train.data.samples import Source
 
-Draws = Sequence[tuple[int, int]]  # (stream, n-th sample of the stream)
+SampleNumbers = Sequence[tuple[int, int]]  # (stream, n-th sample of the stream)
 Made = tuple[Sample, Pixels] | Skip
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class ReaderOptions:
     """How samples are read.
 
     batch_size: samples of a step, over all ranks together.
@@ -105,7 +105,7 @@ class Reader:
     def __init__(
         self,
         mixture: Mixture,
-        reading: Reading,
+        reading: ReaderOptions,
         rank: int = 0,
         world_size: int = 1,
         cursor: Cursor | None = None,
@@ -159,12 +159,12 @@ class Reader:
             raise InputError(f"{cursor} lies outside of the data; take another checkpoint")
         return cursor.epoch * self.epoch_samples + cursor.position
 
-    def _plans(self) -> Iterator[tuple[int, Draws]]:
+    def _plans(self) -> Iterator[tuple[int, SampleNumbers]]:
         """Yield, for each batch, where it ends in the whole sequence and this rank's part of it."""
         reading, start = self._reading, self._done
         end = None if reading.epochs is None else reading.epochs * self.epoch_samples
         epoch, position = divmod(start, self.epoch_samples)
-        sequence = draws(self.shares, reading.seed, epoch, position)
+        sequence = draw_samples(self.shares, reading.seed, epoch, position)
         while end is None or start < end:
             size = reading.batch_size if end is None else min(reading.batch_size, end - start)
             if size < reading.batch_size and reading.drop_last:
@@ -212,7 +212,7 @@ class Reader:
 
 
 def _begin(
-    sources: Sequence[Source], reading: Reading, pool: ThreadPoolExecutor, plan: Draws
+    sources: Sequence[Source], reading: ReaderOptions, pool: ThreadPoolExecutor, plan: SampleNumbers
 ) -> list[Future[list[Made]]]:
     """Read the encoded samples of a batch and hand each worker its part."""
     samples = [sources[stream].sample(n) for stream, n in plan]
@@ -226,11 +226,11 @@ def _finished(stop: int, begun: Future[list[Future[list[Made]]]], side: int) -> 
     return stop, _batch(list(chain.from_iterable(parts)), side)
 
 
-def _prepared(samples: Sequence[Sample | Skip], reading: Reading) -> list[Made]:
+def _prepared(samples: Sequence[Sample | Skip], reading: ReaderOptions) -> list[Made]:
     return [each if isinstance(each, Skip) else _made(each, reading) for each in samples]
 
 
-def _made(sample: Sample, reading: Reading) -> Made:
+def _made(sample: Sample, reading: ReaderOptions) -> Made:
     """Decode and augment one sample; what cannot be decoded is skipped."""
     try:
         image = decode(sample.data)

@@ -23,7 +23,7 @@ from transformers.utils import logging as transformers_logging
 from capfilt.errors import InputError, ModelError
 from capfilt.models.compute.loading import load_checkpoint
 from capfilt.models.recipe import ModelRef
-from capfilt.train.model.towers import Looking, text_states, vision_states
+from capfilt.train.model.towers import ImagesOfTexts, text_states, vision_states
 
 Shared = Literal["equal", "captioner", "matcher"]
 _WEIGHTS: Final = "med.safetensors"
@@ -179,7 +179,7 @@ class Med(nn.Module):
         """
         if rows is None:
             _check_fold(len(ids), len(states))
-        looking = Looking(states, rows)
+        looking = ImagesOfTexts(states, rows)
         seen = text_states(self.text_encoder, ids, mask, looking, self.recompute)
         logits: torch.Tensor = self.itm_head(seen[:, 0])
         return logits
@@ -196,7 +196,7 @@ class Med(nn.Module):
             raise InputError(
                 f"{len(ids)} captions are not {captions_per_image} for each of {len(states)} images"
             )
-        looking = Looking(states)
+        looking = ImagesOfTexts(states)
         return text_states(self.text_decoder.bert, ids, None, looking, self.recompute)
 
     def vocabulary_logits(self, states: torch.Tensor) -> torch.Tensor:

@@ -13,7 +13,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from torch.utils.checkpoint import checkpoint
 
 
-class Looking(NamedTuple):
+class ImagesOfTexts(NamedTuple):
     """What texts look at: image states (B, N, D), and which of them each text has.
 
     `rows` (R,) is the image of each of R texts. Without it, R is a multiple K of B and the texts
@@ -41,7 +41,7 @@ def text_states(
     model: Any,
     ids: torch.Tensor,
     mask: torch.Tensor | None,
-    looking: Looking | None,
+    looking: ImagesOfTexts | None,
     recompute: bool = False,
 ) -> torch.Tensor:
     """Run a `BlipTextModel`: ids (R, L) to states (R, L, D).
@@ -69,7 +69,7 @@ def _vision_layer(layer: Any, x: torch.Tensor) -> torch.Tensor:
 
 
 def _text_layer(
-    layer: Any, x: torch.Tensor, seen: torch.Tensor | None, looking: Looking | None
+    layer: Any, x: torch.Tensor, seen: torch.Tensor | None, looking: ImagesOfTexts | None
 ) -> torch.Tensor:
     own = layer.attention.self
     q, k, v = (_split(each(x), own) for each in (own.query, own.key, own.value))
@@ -81,7 +81,7 @@ def _text_layer(
     return out
 
 
-def _looked(cross: Any, x: torch.Tensor, looking: Looking) -> torch.Tensor:
+def _looked(cross: Any, x: torch.Tensor, looking: ImagesOfTexts) -> torch.Tensor:
     """Return what texts x (R, L, D) gather from their images, (R, L, D)."""
     states, rows = looking
     keys, values = _split(cross.key(states), cross), _split(cross.value(states), cross)

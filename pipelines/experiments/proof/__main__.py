@@ -12,6 +12,7 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from capfilt.errors import CapfiltError, InputError
@@ -34,10 +35,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _one(root: Path, design: Design, name: str) -> int:
-    from capfilt.report.progress import progress
+    from capfilt.progress import show_progress
     from pipelines.experiments.proof.tasks import Lab, all_tasks
 
-    lab = Lab(root, design, lambda label, total: progress(label, total, quiet=True))
+    lab = Lab(root, design, partial(show_progress, quiet=True))
     next(task for task in all_tasks(design) if task.name == name).run(lab)
     return 0
 

@@ -10,8 +10,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from capfilt.engine.passes import Progress
 from capfilt.ledger.publish import Publisher
+from capfilt.progress import Progress
 from pipelines.experiments.proof import judging, trainings, world
 from pipelines.experiments.proof.design import ARMS, BOTH, CLEANINGS, RAW, Arm, Cleaning, Design
 from pipelines.experiments.start import small_start

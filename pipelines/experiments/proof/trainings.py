@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Literal
 
 from capfilt.train.data.mixture import Mixture, Stream
-from capfilt.train.loop import Looping
+from capfilt.train.loop import LoopOptions
 from capfilt.train.recipe import (
     FineTuneCaptioner,
     FineTuneFilter,
@@ -62,7 +62,7 @@ def _trained(
     data: Mixture,
     out: Path,
 ) -> Path:
-    looping = Looping(out, every=200, precision="bf16")
+    looping = LoopOptions(out, every=200, precision="bf16")
     training = Training(recipe, start_of(str(start), fresh=False), data, looping=looping)
     train(training, lambda _: None)
     return out / "model"

@@ -4,10 +4,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from capfilt.commands import verbs as commands
+from capfilt.commands.hardware import Hardware
+from capfilt.commands.run import run as run_round
 from capfilt.engine.finish import Finished
-from capfilt.engine.passes import Progress
 from capfilt.inputs import InputSpec
+from capfilt.progress import Progress
 from capfilt.recipe.options import RoundOptions
 from capfilt.simweb.human import HumanSet, write_human
 from capfilt.simweb.server import WebServer
@@ -69,8 +70,8 @@ def _run(design: Design, root: Path, options: RoundOptions, progress: Progress) 
         total_timeout=6.0,
     )
     spec = InputSpec((str(root / "web" / "urls.parquet"),))
-    hardware = commands.Hardware(workers=1, device="cpu")
-    result = commands.run(spec, told, root / "run", hardware, progress, lambda _: None)
+    hardware = Hardware(workers=1, device="cpu")
+    result = run_round(spec, told, root / "run", hardware, progress, lambda _: None)
     if result.finished is None:
         raise RuntimeError("a run without ranks ends with an export")
     return result.finished

@@ -7,41 +7,47 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import Final, Protocol, TextIO
 
+Say = Callable[[str], None]  # tells a person a line
+Advance = Callable[[int], None]  # hears how many more rows are done; a `Bar` is one
 _SECONDS_BETWEEN_LINES: Final = 15.0
 
 
-class Told(Protocol):
+class Bar(Protocol):
     """Hears how many more rows, or steps, are done, and a word on them."""
 
     def __call__(self, done: int, note: str = "", /) -> None:
         """Hear it."""
 
 
-class Bars(Protocol):
+class Progress(Protocol):
     """Makes a bar, or lines, of a label, a total (None: unknown) and what is counted."""
 
     def __call__(
         self, label: str, total: int | None, /, *, unit: str = "row"
-    ) -> AbstractContextManager[Told]:
+    ) -> AbstractContextManager[Bar]:
         """Return what is entered for as long as the work goes on."""
 
 
+def unheard(done: int, note: str = "", /) -> None:
+    """Hear nothing."""
+
+
 @contextlib.contextmanager
-def progress(
+def show_progress(
     label: str,
     total: int | None,
     *,
     unit: str = "row",
     quiet: bool = False,
     stream: TextIO | None = None,
-) -> Iterator[Told]:
+) -> Iterator[Bar]:
     """Yield a function that is told how many more rows are done.
 
     `total` None: unknown. On a terminal a bar; elsewhere a line now and then, and one at the end.
     """
     out = stream or sys.stderr
     if quiet or total == 0 or out is None:  # None: a program without standard streams
-        yield lambda _done, _note="": None
+        yield unheard
     elif out.isatty():
         from tqdm import tqdm
 
@@ -62,7 +68,7 @@ def progress(
         lines.say(final=True)
 
 
-def of_training(told: Told) -> Callable[[dict[str, float]], None]:
+def hear_metrics(told: Bar) -> Callable[[dict[str, float]], None]:
     """Return what hears a training's metrics (`step` from 1, `loss`), and tells of its steps.
 
     A training that goes on tells of the steps before it at once.

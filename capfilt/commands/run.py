@@ -1,0 +1,87 @@
+"""`capfilt run`: a round from its input to its export."""
+
+from pathlib import Path
+
+from capfilt.commands.advance import (
+    RunResult,
+    advance_round,
+    carrying,
+    check_models,
+    check_run,
+    check_texts,
+    move_away,
+)
+from capfilt.commands.hardware import Hardware
+from capfilt.engine import attempts
+from capfilt.engine.record import fetched_models, moved_models, plan_round, record_round
+from capfilt.engine.verify import damaged_records
+from capfilt.inputs import Input, InputSpec, open_input
+from capfilt.ledger.ledger import Ledger
+from capfilt.ledger.source import (
+    SourceManifest,
+    cut,
+)
+from capfilt.progress import Progress, Say
+from capfilt.recipe.options import RoundOptions, build_round, warnings_of
+from capfilt.recipe.round import Round
+from capfilt.stages.download.notes import fetch_notes
+from capfilt.wording import counted
+
+
+def run(
+    spec: InputSpec,
+    options: RoundOptions,
+    out: Path,
+    hardware: Hardware,
+    progress: Progress,
+    say: Say,
+) -> RunResult:
+    """Check everything, cut the input, and advance the round as far as this rank can."""
+    data = open_input(spec)
+    return run_round(data, build_round(options), out, hardware, progress, say)
+
+
+def run_round(
+    data: Input, recipe: Round, out: Path, hardware: Hardware, progress: Progress, say: Say
+) -> RunResult:
+    """Run a round that is given as a recipe; see `run`."""
+    resources = check_run(recipe, out, hardware, say)
+    recipe = carrying(recipe, data)
+    for warning in warnings_of(recipe):
+        say(f"warning: {warning}")
+    for note in [] if data.local else fetch_notes(recipe.fetch):
+        say(f"note: {note}")
+    for model in fetched_models(recipe):
+        say(f"model: {model}")
+    ledger = _writable(out)
+    move_away(ledger, damaged_records(ledger), say)
+    say(f"input: {data.describe()}")
+    with progress("input", data.row_count_hint or 0) as told:
+        manifest = cut(data, ledger, recipe.shard_rows, told)
+    check_texts(recipe, manifest)
+    say(_input_line(manifest))
+    for line in moved_models(ledger, recipe):
+        say(line)
+    check_models(ledger, recipe, plan_round(recipe, manifest, ledger), resources, say)
+    record = record_round(ledger, recipe, manifest.id)
+    plan_ = plan_round(recipe, manifest, ledger)
+    attempts.restore_attempts(ledger, manifest.shards, plan_.stages[0].id)
+    return advance_round(ledger, record, manifest, resources, progress, say)
+
+
+def _writable(out: Path) -> Ledger:
+    """Return the ledger of a run folder that can be written, cleared of what the dead left."""
+    ledger = Ledger(out)
+    with ledger.publisher.scratch_dir():
+        pass  # raises a StorageError that says why, before any work
+    ledger.publisher.sweep()
+    return ledger
+
+
+def _input_line(manifest: SourceManifest) -> str:
+    return (
+        f"input: {counted(manifest.rows, 'row')} in {counted(len(manifest.shards), 'shard')}; "
+        f"{manifest.duplicate_urls:,} with an address that an earlier row has, "
+        f"{manifest.invalid_urls:,} without a usable one, "
+        f"{manifest.empty_captions:,} without a text (their images are captioned all the same)"
+    )
