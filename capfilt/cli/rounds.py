@@ -20,17 +20,20 @@ _HUMAN = typer.Option(help="Human pairs: DIR, or DIR=WEIGHT for a mixture", rich
 _HELD_OUT = typer.Option(
     help="Human pairs that every round's models are judged by", rich_help_panel=DATA
 )
-_DEVICE = typer.Option(help="auto, cpu, cuda, or some: cuda:0,cuda:2", rich_help_panel=WORK)
-_WORKERS = typer.Option(help="Processes of a cleaning", rich_help_panel=WORK)
+_DEVICE = typer.Option(
+    help="auto, cpu, cuda, or a list such as cuda:0,cuda:2", rich_help_panel=WORK
+)
+_WORKERS = typer.Option(help="Number of processes of a cleaning", rich_help_panel=WORK)
 _PROCESSES = typer.Option(
-    help="Processes of a training, by torchrun; default: one a device", rich_help_panel=WORK
+    help="Number of processes of a training, by torchrun [default: one for each device]",
+    rich_help_panel=WORK,
 )
 _PLAN = typer.Option("--plan", help="Say what is missing and what it costs", rich_help_panel=WORK)
 
 
 @takes(flags_of(RoundsOptions), flags_of(InputSpec), round_flags())
 def rounds(
-    count: Annotated[int, typer.Argument(metavar="N", help="How many rounds", min=1)],
+    count: Annotated[int, typer.Argument(metavar="N", help="Number of rounds", min=1)],
     inputs: Annotated[list[str], typer.Argument(help="The web's pairs: as for `capfilt run`")],
     out: Annotated[Path, typer.Option("--out", help="Folder of all rounds; again: go on")],
     human: Annotated[list[str] | None, _HUMAN] = None,

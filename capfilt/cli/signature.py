@@ -35,7 +35,9 @@ def takes(*flags: Mapping[str, Flag]) -> Callable[[F], F]:
 
 
 def _parameter(flag: Flag) -> inspect.Parameter:
-    told = typer.Option(help=flag.help, rich_help_panel=flag.panel, show_default=False)
+    # A flag that is a "no" itself has no opposite.
+    words = [f"--{flag.name.replace('_', '-')}"] if flag.name.startswith("no_") else []
+    told = typer.Option(*words, help=flag.help, rich_help_panel=flag.panel, show_default=False)
     hint: Any = flag.hint  # a type that is known at run time only
     kind = inspect.Parameter.KEYWORD_ONLY
     return inspect.Parameter(flag.name, kind, default=None, annotation=Annotated[hint | None, told])

@@ -26,7 +26,7 @@ class EvaluateOptions:
     threshold: float = option(
         0.5, "ITM score from which the filter keeps a text", panel=POLICY, at_least=0, at_most=1
     )
-    precision: Precision = option("fp32", "Of the models' arithmetic", panel=MODELS)
+    precision: Precision = option("fp32", "Precision of the models' arithmetic", panel=MODELS)
     device: str = option("auto", "auto, cpu, cuda or cuda:1", panel=WORK)
 
     def __post_init__(self) -> None:

@@ -16,14 +16,14 @@ class Hardware:
 
     workers: int | None = option(
         None,
-        "Processes",
+        "Number of processes",
         panel=WORK,
         shown="as many as cores, or devices, and memory bear",
         at_least=1,
     )
-    device: str = option("auto", "auto, cpu, cuda, or some: cuda:0,cuda:2", panel=WORK)
-    rank: int = option(0, "Which job of a job array, counted from 0", panel=WORK, at_least=0)
-    world_size: int = option(1, "How many jobs the array has", panel=WORK, at_least=1)
+    device: str = option("auto", "auto, cpu, cuda, or a list such as cuda:0,cuda:2", panel=WORK)
+    rank: int = option(0, "Number of this job in a job array, from 0", panel=WORK, at_least=0)
+    world_size: int = option(1, "Number of jobs in the array", panel=WORK, at_least=1)
 
     def __post_init__(self) -> None:
         """Check the ranges."""

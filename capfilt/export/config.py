@@ -85,7 +85,7 @@ class ExportConfig:
 
     target_bytes: int = option(
         500_000_000,
-        "Size of an exported file in MB",
+        "Size of an exported file, in MB",
         flag="file_mb",
         panel=POLICY,
         shown="500",
@@ -94,7 +94,7 @@ class ExportConfig:
     )
     format: Format = option(
         Parquet(),
-        f"What files are written: {', '.join(FORMATS)}, or FILE.py:NAME of your own",
+        f"Format of the exported files: {', '.join(FORMATS)}, or FILE.py:NAME of your own",
         panel=POLICY,
         given_as=str,
         shown=Parquet.label,

@@ -66,37 +66,45 @@ class InputSpec:
         panel=INPUT,
     )
     url_col: str | None = option(
-        None, "Column of addresses", panel=INPUT, shown="url, image_url, … in any case"
+        None, "Column with the addresses", panel=INPUT, shown="url, image_url, … in any case"
     )
     caption_col: str | None = option(
-        None, "Column of texts", panel=INPUT, shown="caption, text, alt, … in any case"
+        None, "Column with the texts", panel=INPUT, shown="caption, text, alt, … in any case"
     )
     image_col: str | None = option(
-        None, "images: column of image names", panel=INPUT, shown="image, file_name, …"
+        None,
+        "images, hf: column with the images or their names",
+        panel=INPUT,
+        shown="image, file_name, …",
     )
     images_dir: str | None = option(
-        None, "images: where the names lead", panel=INPUT, shown="images/ beside the table"
+        None,
+        "images: folder in which the names are looked up",
+        panel=INPUT,
+        shown="images/ beside the table",
     )
-    encoding: str = option("utf-8", "Of text tables; a byte-order mark is skipped", panel=INPUT)
+    encoding: str = option(
+        "utf-8", "Encoding of text files; a byte-order mark is skipped", panel=INPUT
+    )
     download_missing: bool = option(
         False,
-        "img2dataset: fetch what it failed to fetch; hf, export: rows with an address and no image",
+        "Fetch rows that have an address and no image (img2dataset, hf, export)",
         panel=INPUT,
     )
     no_captions: bool = option(
-        False, "Read no texts: every image is captioned all the same", panel=INPUT
+        False, "Read no texts; captions are written all the same", panel=INPUT
     )
     prefer: Literal["image", "url"] = option(
-        "image", "hf, export: which is taken of an image and an address in one row", panel=INPUT
+        "image", "hf, export: of a row with an image and an address, take this one", panel=INPUT
     )
     follow_links: bool = option(
         False,
-        "images, hf: image names may be links out of the folder, into a store (DVC, git-annex, …)",
+        "Follow links out of the images folder, into a store (DVC, git-annex, …)",
         panel=INPUT,
     )
     keep_columns: tuple[str, ...] = option(
         (),
-        "Other columns, carried to the export: a,b (or repeated)",
+        "Carry these columns to the export: a,b (may be repeated)",
         panel=INPUT,
         given_as=list[str],
         read=names_of,

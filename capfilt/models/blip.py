@@ -17,16 +17,16 @@ from torch.nn.functional import normalize, scaled_dot_product_attention
 from transformers import BlipForConditionalGeneration, BlipForImageTextRetrieval
 
 from capfilt.errors import ModelError
-from capfilt.models.compute.buckets import Bucket, ImageMemo, States, padded_buckets
+from capfilt.models.compute.buckets import Bucket, States
 from capfilt.models.compute.decoder import Decoder
 from capfilt.models.compute.loading import Normaliser, load_checkpoint, load_tokenizer
+from capfilt.models.compute.matching import Scores, TiledMatcher, put_scores, unscored
 from capfilt.models.compute.packed_linear import Dense
 from capfilt.models.compute.text import ImageKeys, TextTower
 from capfilt.models.compute.tiles import Tiled, TileSizes, fixed_compute, tiles
 from capfilt.models.compute.uniforms import uniforms
 from capfilt.models.compute.vision import VisionTower
 from capfilt.models.families import ModelKind
-from capfilt.models.filter_text import normalise_for_filter
 from capfilt.models.protocols import Pixels
 from capfilt.models.recipe import Beam, CaptionerRecipe, ModelRef, Nucleus, Precision
 from capfilt.models.vocabulary import encoder_token, no_encoder_token
@@ -139,7 +139,7 @@ class BlipCaptioner(Tiled):
         ]
 
 
-class BlipMatcher(Tiled):
+class BlipMatcher(TiledMatcher):
     """Scores texts by the ITM head and by ITC similarity (sections 3.2, 3.3).
 
     `itm_token` is what stands at position 0 for ITM: `enc` as the authors trained it, or `cls`, as
@@ -150,37 +150,20 @@ class BlipMatcher(Tiled):
         self, ref: ModelRef, itm_token: str, device: str = "cpu", precision: Precision = "fp32"
     ) -> None:
         model = load_checkpoint(BlipForImageTextRetrieval, ref, device, precision)
-        self._tokenizer = load_tokenizer(ref, ModelKind.BLIP_MATCHER)
-        self._pixels = Normaliser(ref, ModelKind.BLIP_MATCHER, device, model.dtype)
-        self._device = device
-        self._first = _encoder_token(self._tokenizer, model, ref) if itm_token == "enc" else None
+        kind = ModelKind.BLIP_MATCHER
+        tokenizer, hidden = load_tokenizer(ref, kind), int(model.config.text_config.hidden_size)
+        self._first = _encoder_token(tokenizer, model, ref) if itm_token == "enc" else None
         self._vision, self._text = VisionTower(model.vision_model), TextTower(model.text_encoder)
         self._vision_proj, self._text_proj = Dense.of(model.vision_proj), Dense.of(model.text_proj)
-        self._itm_head, self._width = Dense.of(model.itm_head), model.vision_proj.out_features
-        hidden = int(model.config.text_config.hidden_size)
-        super().__init__(TileSizes.of(self._vision.tokens, hidden, device))
-        self._memo = ImageMemo(self._encode)
-
-    @property
-    def side(self) -> int:
-        """Side of the square images in pixels."""
-        return self._pixels.side
-
-    def match(
-        self, images: Sequence[Pixels], texts: Sequence[Sequence[str]]
-    ) -> tuple[list[list[float]], list[list[float]]]:
-        """Score each image with its own texts; see `protocols.Matcher`."""
-        with fixed_compute():
-            return self.fitting(lambda: self._matched(images, texts))
-
-    def embed(self, images: Sequence[Pixels]) -> npt.NDArray[np.float32]:
-        """Return ITC image embeddings (B, D), L2-normalised."""
-        if not images:
-            return np.zeros((0, self._width), np.float32)
-        with fixed_compute():
-            features: npt.NDArray[np.float32]
-            features = self.fitting(lambda: self._embedded(images)).cpu().numpy()
-        return features
+        self._itm_head = Dense.of(model.itm_head)
+        super().__init__(
+            Normaliser(ref, kind, device, model.dtype),
+            tokenizer,
+            TileSizes.of(self._vision.tokens, hidden, device),
+            TEXT_LENGTHS,
+            model.vision_proj.out_features,
+            device,
+        )
 
     def embed_texts(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
         """Return ITC text embeddings (T, D), L2-normalised; zeros where a text is empty."""
@@ -194,22 +177,18 @@ class BlipMatcher(Tiled):
             out[[place for place, _ in bucket.places[: bucket.real]]] = features
         return out
 
-    def _matched(
-        self, images: Sequence[Pixels], texts: Sequence[Sequence[str]]
-    ) -> tuple[list[list[float]], list[list[float]]]:
-        itm = [[float("nan")] * len(own) for own in texts]
-        itc = [[float("nan")] * len(own) for own in texts]
-        states = self._vision_states(images)
+    def _matched(self, images: Sequence[Pixels], texts: Sequence[Sequence[str]]) -> Scores:
+        itm, itc = unscored(texts), unscored(texts)
+        states = [states for (states,) in self._states(images)]
         buckets = self._buckets(texts)
         for bucket, first in zip(buckets, self._grounded(buckets, states), strict=True):
             image = torch.stack([states[place][0] for place, _ in bucket.places])
-            rows = zip(bucket.places, self._itm(first), self._itc(bucket, image), strict=True)
-            for (place, number), p, s in list(rows)[: bucket.real]:
-                itm[place][number], itc[place][number] = p, s
+            put_scores(itm, bucket, self._itm(first))
+            put_scores(itc, bucket, self._itc(bucket, image))
         return itm, itc
 
-    def _embedded(self, images: Sequence[Pixels]) -> torch.Tensor:
-        first = [state[0] for state in self._vision_states(images)]
+    def _vectors(self, states: list[States]) -> torch.Tensor:
+        first = [state[0] for (state,) in states]
         rows = [
             self._image_features(torch.stack(tile))[:real]
             for tile, real in tiles(first, self.sizes.texts)
@@ -222,21 +201,6 @@ class BlipMatcher(Tiled):
     def _encode(self, images: list[Pixels]) -> States:
         """Return image states (B, N, D)."""
         return (self._vision(self._pixels(images)),)
-
-    def _vision_states(self, images: Sequence[Pixels]) -> list[torch.Tensor]:
-        """Return (N, D) states an image."""
-        return [states for (states,) in self._memo.of(images, self.sizes.images)]
-
-    def _buckets(self, texts: Sequence[Sequence[str]]) -> list[Bucket]:
-        """Tokenise, and group by padded length; a text of which nothing is left is not scored."""
-
-        def encode(own: list[str]) -> list[list[int]]:
-            encoded = self._tokenizer(own, truncation=True, max_length=TEXT_LENGTHS[-1])
-            ids: list[list[int]] = encoded.input_ids
-            return ids
-
-        normalised = [[normalise_for_filter(text) for text in own] for own in texts]
-        return padded_buckets(normalised, encode, TEXT_LENGTHS, self.sizes.texts, self._device)
 
     def _grounded(
         self, buckets: Sequence[Bucket], states: Sequence[torch.Tensor]

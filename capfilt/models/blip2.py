@@ -7,8 +7,6 @@ and the language model's pass over its 32 queries and the prompt; K captions sha
 from collections.abc import Sequence
 from typing import Any, ClassVar, Final
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch.nn.functional import normalize
 from transformers import (
@@ -18,13 +16,13 @@ from transformers import (
 )
 
 from capfilt.errors import ModelError
-from capfilt.models.compute.buckets import Bucket, ImageMemo, States, padded_buckets
+from capfilt.models.compute.buckets import Bucket, States
 from capfilt.models.compute.language import Prompt, ends, sample, search
 from capfilt.models.compute.loading import Normaliser, load_checkpoint, load_tokenizer
+from capfilt.models.compute.matching import TiledMatcher
 from capfilt.models.compute.tiles import Tiled, TileSizes, fixed_compute, tiles
 from capfilt.models.compute.uniforms import uniforms
 from capfilt.models.families import ModelKind
-from capfilt.models.filter_text import normalise_for_filter
 from capfilt.models.protocols import Pixels
 from capfilt.models.recipe import Beam, CaptionerRecipe, ModelRef, Precision
 
@@ -110,7 +108,7 @@ class Blip2Captioner(Tiled):
         return image_queries(self._model, states)
 
 
-class Blip2Matcher(Tiled):
+class Blip2Matcher(TiledMatcher):
     """Scores texts by BLIP-2's ITM head and by ITC similarity (section 3.1).
 
     ITM: the softmax, once, of the mean of the 32 queries' logits. ITC: the largest cosine of a
@@ -120,70 +118,35 @@ class Blip2Matcher(Tiled):
     def __init__(self, ref: ModelRef, device: str = "cpu", precision: Precision = "fp32") -> None:
         self._model = load_checkpoint(Blip2ForImageTextRetrieval, ref, device, precision)
         keep_queries_fp32(self._model)
-        self._tokenizer = load_tokenizer(ref, ModelKind.BLIP2_MATCHER)
-        self._pixels = Normaliser(
-            ref, ModelKind.BLIP2_MATCHER, device, self._model.vision_model.dtype
+        kind = ModelKind.BLIP2_MATCHER
+        super().__init__(
+            Normaliser(ref, kind, device, self._model.vision_model.dtype),
+            load_tokenizer(ref, kind),
+            tile_sizes(self._model, device),
+            TEXT_LENGTHS,
+            self._model.text_projection.out_features,
+            device,
         )
-        self._device, self._width = device, self._model.text_projection.out_features
-        super().__init__(tile_sizes(self._model, device))
-        self._memo = ImageMemo(self._encode)
 
-    @property
-    def side(self) -> int:
-        """Side of the square images in pixels."""
-        return self._pixels.side
-
-    def match(
-        self, images: Sequence[Pixels], texts: Sequence[Sequence[str]]
-    ) -> tuple[list[list[float]], list[list[float]]]:
-        """Score each image with its own texts; see `protocols.Matcher`."""
-        with fixed_compute():
-            return self.fitting(lambda: self._matched(images, texts))
-
-    def embed(self, images: Sequence[Pixels]) -> npt.NDArray[np.float32]:
-        """Return image embeddings (B, D): the mean of the normalised queries, L2-normalised.
+    def _vectors(self, states: list[States]) -> torch.Tensor:
+        """Return the means of the normalised queries, normalised.
 
         ITC has 32 vectors an image and no single one; this one is for telling copies.
         """
-        if not images:
-            return np.zeros((0, self._width), np.float32)
-        with fixed_compute():
-            found = self.fitting(lambda: self._memo.of(images, self.sizes.images))
-            means = torch.stack([features.float().mean(0) for _, features in found])
-            vectors: npt.NDArray[np.float32] = normalize(means, dim=-1).cpu().numpy()
-        return vectors
+        means = torch.stack([features.float().mean(0) for _, features in states])
+        return normalize(means, dim=-1)
 
-    def _matched(
-        self, images: Sequence[Pixels], texts: Sequence[Sequence[str]]
-    ) -> tuple[list[list[float]], list[list[float]]]:
-        itm = [[float("nan")] * len(own) for own in texts]
-        itc = [[float("nan")] * len(own) for own in texts]
-        seen = self._memo.of(images, self.sizes.images)
-        for bucket in self._buckets(texts):
-            states, features = (
-                torch.stack([seen[image][part] for image, _ in bucket.places]) for part in (0, 1)
-            )
-            rows = zip(
-                bucket.places, self._itm(bucket, states), self._itc(bucket, features), strict=True
-            )
-            for (image, number), p, s in list(rows)[: bucket.real]:
-                itm[image][number], itc[image][number] = p, s
-        return itm, itc
+    def _scores_of(
+        self, bucket: Bucket, parts: list[torch.Tensor]
+    ) -> tuple[list[float], list[float]]:
+        states, features = parts
+        return self._itm(bucket, states), self._itc(bucket, features)
 
     def _encode(self, images: list[Pixels]) -> States:
         """Return image states (B, N, D), and normalised query features (B, Q, P)."""
         states = self._model.vision_model(pixel_values=self._pixels(images)).last_hidden_state
         queries = image_queries(self._model, states).to(states.dtype)
         return states, normalize(self._model.vision_projection(queries), dim=-1)
-
-    def _buckets(self, texts: Sequence[Sequence[str]]) -> list[Bucket]:
-        def encode(own: list[str]) -> list[list[int]]:
-            encoded = self._tokenizer(own, truncation=True, max_length=TEXT_LENGTHS[-1])
-            ids: list[list[int]] = encoded.input_ids
-            return ids
-
-        normalised = [[normalise_for_filter(text) for text in own] for own in texts]
-        return padded_buckets(normalised, encode, TEXT_LENGTHS, self.sizes.texts, self._device)
 
     def _itm(self, bucket: Bucket, states: torch.Tensor) -> list[float]:
         """Return each text's probability of a match with its image (tile, N, D)."""

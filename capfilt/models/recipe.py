@@ -64,11 +64,24 @@ class Nucleus:
 
     label = "nucleus"
 
-    top_p: float = option(0.9, "Nucleus sampling", panel=DECODING, above=0, at_most=1)
-    top_k: int = option(50, "The likeliest tokens alone; 0 is off", panel=DECODING, at_least=0)
-    temperature: float = option(1.0, "Of the logits", panel=DECODING, above=0)
+    top_p: float = option(
+        0.9,
+        "Sample from the likeliest tokens that add up to this probability",
+        panel=DECODING,
+        above=0,
+        at_most=1,
+    )
+    top_k: int = option(
+        50, "Sample from so many likeliest tokens at most; 0: no limit", panel=DECODING, at_least=0
+    )
+    temperature: float = option(
+        1.0, "Divide the logits by this before sampling", panel=DECODING, above=0
+    )
     repetition_penalty: float = option(
-        1.1, "Divides the logits of tokens that stand already", panel=DECODING, above=0
+        1.1,
+        "Penalty on tokens that the caption has already; 1 is none",
+        panel=DECODING,
+        above=0,
     )
 
     def __post_init__(self) -> None:
@@ -83,14 +96,17 @@ class Beam:
 
     num_beams: int = option(
         3,
-        "Beam search with so many beams instead of nucleus sampling",
+        "Search with so many beams, instead of nucleus sampling",
         flag="beams",
         panel=DECODING,
         shown="",
         at_least=1,
     )
     repetition_penalty: float = option(
-        1.0, "Divides the logits of tokens that stand already", panel=DECODING, above=0
+        1.0,
+        "Penalty on tokens that the caption has already; 1 is none",
+        panel=DECODING,
+        above=0,
     )
 
     def __post_init__(self) -> None:
@@ -101,8 +117,12 @@ class Beam:
 class Lengths:
     """Caption lengths in tokens, the prompt and its start token included."""
 
-    min_length: int = option(5, "Tokens, the prompt included", panel=DECODING, at_least=0)
-    max_length: int = option(20, "Tokens, the prompt included", panel=DECODING, at_least=0)
+    min_length: int = option(
+        5, "Least tokens of a caption, with the prompt", panel=DECODING, at_least=0
+    )
+    max_length: int = option(
+        20, "Most tokens of a caption, with the prompt", panel=DECODING, at_least=0
+    )
 
     def __post_init__(self) -> None:
         check_options(self)
@@ -134,24 +154,24 @@ class CaptionerRecipe:
 
     model: ModelRef = option(
         REQUIRED,
-        "Folder, hub name (also NAME@REVISION), or 'embedded'",
+        "Folder, hub name (NAME or NAME@REVISION), 'embedded', or FILE.py:NAME",
         flag="captioner",
         panel=MODELS,
         given_as=str,
         shown="embedded",
         read=_captioner,
     )
-    num_captions: int = option(1, "Captions an image", panel=DECODING, at_least=1)
+    num_captions: int = option(1, "Captions for each image", panel=DECODING, at_least=1)
     decoding: Nucleus | Beam = Nucleus()
     lengths: Lengths = Lengths()
     prompt: str = option(
         DEFAULT_PROMPT,
-        "What captions begin with; of an InstructBLIP the instruction",
+        "Words that captions begin with; for InstructBLIP, the instruction",
         panel=DECODING,
         shown=repr(DEFAULT_PROMPT),
     )
-    seed: int = option(0, "Of the sampling noise", panel=DECODING)
-    precision: Precision = option("fp32", "Of the models' arithmetic", panel=MODELS)
+    seed: int = option(0, "Seed of the sampling noise", panel=DECODING)
+    precision: Precision = option("fp32", "Precision of the models' arithmetic", panel=MODELS)
 
     def __post_init__(self) -> None:
         """Check what can be checked without the model."""
@@ -169,7 +189,7 @@ class FilterRecipe:
 
     model: ModelRef = option(
         REQUIRED,
-        "Folder, hub name (also NAME@REVISION), or 'embedded'",
+        "Folder, hub name (NAME or NAME@REVISION), 'embedded', or FILE.py:NAME",
         flag="matcher",
         panel=MODELS,
         given_as=str,
@@ -177,9 +197,9 @@ class FilterRecipe:
         read=_matcher,
     )
     itm_token: Literal["enc", "cls"] = option(
-        "enc", "Token at position 0 for ITM: enc as BLIP was trained", panel=MODELS
+        "enc", "Token at position 0 for ITM: enc, as BLIP was trained, or cls", panel=MODELS
     )
-    precision: Precision = option("fp32", "Of the models' arithmetic", panel=MODELS)
+    precision: Precision = option("fp32", "Precision of the models' arithmetic", panel=MODELS)
 
     def __post_init__(self) -> None:
         """Check the words."""
@@ -198,13 +218,13 @@ class ScorerRecipe:
 
     model: ModelRef = option(
         REQUIRED,
-        "A second matcher for its similarity, a CLIP for most",
+        "A second model whose similarity policies rank by; usually a CLIP",
         flag="scorer",
         panel=MODELS,
         given_as=str,
         read=_matcher,
     )
-    precision: Precision = option("fp32", "Of the models' arithmetic", panel=MODELS)
+    precision: Precision = option("fp32", "Precision of the models' arithmetic", panel=MODELS)
 
     def __post_init__(self) -> None:
         """Check the words."""

@@ -23,11 +23,13 @@ from capfilt.stages.policies.presets import POLICIES, Policy
 from capfilt.usercode import is_code, named_recipe
 
 # Flags that choose a recipe, and set no field of one.
-_PIPELINE: Final = Flag("pipeline", str, "A file with ROUND = Round(…), or a name of ours", MODELS)
+_PIPELINE: Final = Flag(
+    "pipeline", str, "A file with ROUND = Round(…), or the name of a shipped one", MODELS
+)
 _POLICY: Final = Flag(
     "policy",
     str,
-    f"Which texts are kept: {', '.join(POLICIES)} (uses no model), or FILE.py:NAME of your own "
+    f"Which texts are kept: {', '.join(POLICIES)} (raw uses no model), or FILE.py:NAME of your own "
     "[default: blip]",
     POLICY,
 )

@@ -40,7 +40,7 @@ class Round:
     dedup: Dedup | None = Dedup()
     select: Policy = Select()
     export: ExportConfig = ExportConfig()
-    shard_rows: int = option(1000, "Rows of a shard", panel=WORK, at_least=1)
+    shard_rows: int = option(1000, "Rows in a shard", panel=WORK, at_least=1)
     scorer: ScorerRecipe | None = None
 
     def __post_init__(self) -> None:

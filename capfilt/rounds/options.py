@@ -32,9 +32,11 @@ class RoundsOptions:
     like: str | None = option(
         None, "New models are built like this checkpoint, with fresh weights", panel=DATA
     )
-    init: str | None = option(None, "They go on from this checkpoint's weights", panel=DATA)
+    init: str | None = option(
+        None, "New models go on from the weights of this checkpoint", panel=DATA
+    )
     web_weight: float | None = option(
-        None, "The web's weight beside those of --human", panel=DATA, shown="1"
+        None, "Weight of the web's pairs beside those of --human", panel=DATA, shown="1"
     )
     epochs: int | None = option(None, "Times through all pairs", panel=PRETRAINING, shown="20")
     steps: int | None = option(None, "Steps, instead of --epochs", panel=PRETRAINING)
@@ -45,14 +47,16 @@ class RoundsOptions:
         None, "Highest learning rate", panel=PRETRAINING, shown="3e-4, ViT-L 2e-4"
     )
     queue_size: int | None = option(
-        None, "Features that ITC remembers", panel=PRETRAINING, shown="57600"
+        None, "Features in the queue of the ITC loss", panel=PRETRAINING, shown="57600"
     )
-    max_tokens: int | None = option(None, "Where texts are cut", panel=PRETRAINING, shown="40")
+    max_tokens: int | None = option(
+        None, "Cut texts after so many tokens", panel=PRETRAINING, shown="40"
+    )
     side: int | None = option(
-        None, "Pixels of the square images", panel=PRETRAINING, shown="the checkpoint's"
+        None, "Side of the square images, in pixels", panel=PRETRAINING, shown="the checkpoint's"
     )
     augment: Augmentation | None = option(
-        None, "What is done to images", panel=PRETRAINING, shown="none"
+        None, "Augmentation of the images", panel=PRETRAINING, shown="none"
     )
     fine_tune_epochs: int | None = option(
         None, "Times through the human pairs", panel=FINE_TUNING, shown="5 and 6"
@@ -65,10 +69,14 @@ class RoundsOptions:
         None, "Highest learning rate", panel=FINE_TUNING, shown="1e-5"
     )
     fine_tune_side: int | None = option(
-        None, "Pixels of the square images", panel=FINE_TUNING, shown="--side"
+        None, "Side of the square images, in pixels", panel=FINE_TUNING, shown="--side"
     )
-    seed: int | None = option(None, "Of all that is drawn", panel=WORK, shown="0")
-    precision: Precision | None = option(None, "Of models and trainings", panel=WORK, shown="fp32")
+    seed: int | None = option(
+        None, "Seed of everything that is drawn at random", panel=WORK, shown="0"
+    )
+    precision: Precision | None = option(
+        None, "Precision of models and trainings", panel=WORK, shown="fp32"
+    )
     every: int | None = option(None, "Steps between checkpoints", panel=WORK, shown="500")
 
 

@@ -41,8 +41,8 @@ class DemoOptions:
     """Options of `capfilt demo`."""
 
     rows: int = option(1000, "Addresses of the simulated web", at_least=1)
-    seed: int = option(7, "Of the simulated web")
-    port: int = option(PORT, "Of its server on loopback; 0 takes a free one", at_least=0)
+    seed: int = option(7, "Seed of the simulated web")
+    port: int = option(PORT, "Port of its server on loopback; 0 takes a free one", at_least=0)
     workers: int | None = option(None, "Processes", shown="as many as cores", at_least=1)
 
     def __post_init__(self) -> None:

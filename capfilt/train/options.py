@@ -38,10 +38,10 @@ class TrainOptions:
     captions_per_image: int | None = option(
         None, "Texts of an image that LM sees at once; with --one-text", panel=DATA, shown="1"
     )
-    max_tokens: int | None = option(None, "Where texts are cut", panel=DATA, shown="40")
+    max_tokens: int | None = option(None, "Cut texts after so many tokens", panel=DATA, shown="40")
     augment: Augmentation = option("none", "What is done to images", panel=DATA)
     side: int | None = option(
-        None, "Pixels of the square images", panel=DATA, shown="the checkpoint's"
+        None, "Side of the square images, in pixels", panel=DATA, shown="the checkpoint's"
     )
     epochs: int | None = option(
         None, "Times through the data", panel=OPTIMISATION, shown="20; captioner 5, filter 6"
@@ -65,14 +65,16 @@ class TrainOptions:
     warmup_steps: int | None = option(
         None, "Steps of linear warm-up", panel=OPTIMISATION, shown="3000; fine-tuning 0"
     )
-    weight_decay: float | None = option(None, "Of matrices", panel=OPTIMISATION, shown="0.05")
+    weight_decay: float | None = option(
+        None, "Weight decay of matrices", panel=OPTIMISATION, shown="0.05"
+    )
     clip: float | None = option(
         None, "Bound of the gradient's norm", panel=OPTIMISATION, shown="none"
     )
     queue_size: int | None = option(
-        None, "Features that ITC remembers", panel=OPTIMISATION, shown="57600"
+        None, "Features in the queue of the ITC loss", panel=OPTIMISATION, shown="57600"
     )
-    seed: int = option(0, "Of all that is drawn", panel=OPTIMISATION)
+    seed: int = option(0, "Seed of everything that is drawn at random", panel=OPTIMISATION)
     precision: Precision = option("fp32", "fp32, or bf16 autocast", panel=WORK)
     device: str = option("auto", "auto, cpu, cuda or cuda:1", panel=WORK)
     workers: int = option(2, "Threads that decode images", panel=WORK)

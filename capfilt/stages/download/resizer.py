@@ -35,16 +35,25 @@ class Resize:
     encoded again. No picture of more than 2^27 pixels is decoded, whatever `max_image_area` says.
     """
 
-    image_size: int = option(384, "Pixels, as img2dataset has it", panel=DOWNLOAD, above=0)
-    resize_mode: ResizeMode = option("keep_ratio", "As img2dataset has it", panel=DOWNLOAD)
+    image_size: int = option(
+        384, "Size in pixels that images are brought to (img2dataset)", panel=DOWNLOAD, above=0
+    )
+    resize_mode: ResizeMode = option(
+        "keep_ratio", "How images are resized (img2dataset)", panel=DOWNLOAD
+    )
     resize_only_if_bigger: bool = True
     encode_format: EncodeFormat = "jpg"
     encode_quality: int = 95
     skip_reencode: bool = False
-    min_image_size: int = option(0, "Least shorter side in pixels", panel=DOWNLOAD, at_least=0)
+    min_image_size: int = option(
+        0, "Refuse images whose shorter side has fewer pixels", panel=DOWNLOAD, at_least=0
+    )
     max_image_area: float = float(MOST_PIXELS)
     max_aspect_ratio: float = option(
-        20.0, "Longest side over the shortest", panel=DOWNLOAD, above=0
+        20.0,
+        "Refuse images whose longer side is more than so many times the shorter",
+        panel=DOWNLOAD,
+        above=0,
     )
 
     def __post_init__(self) -> None:

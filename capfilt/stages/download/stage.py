@@ -57,22 +57,32 @@ class Download:
     allow_private_hosts: bool = option(
         False, "Also fetch from private and loopback addresses", panel=DOWNLOAD, identity=False
     )
-    max_bytes: int = option(50_000_000, "Longest answer in bytes", panel=DOWNLOAD, above=0)
+    max_bytes: int = option(50_000_000, "Refuse files of more bytes", panel=DOWNLOAD, above=0)
     user_agent_token: str | None = None
     disallowed_header_directives: tuple[str, ...] = ("noai", "noimageai", "noindex", "noimageindex")
-    timeout: float = option(10.0, "Seconds for each wait", panel=DOWNLOAD, identity=False, above=0)
+    timeout: float = option(
+        10.0,
+        "Seconds to wait for a connection or for more bytes",
+        panel=DOWNLOAD,
+        identity=False,
+        above=0,
+    )
     total_timeout: float = option(
         60.0,
-        "Seconds for a whole request, redirects included",
+        "Seconds that a request may take, with its redirects",
         panel=DOWNLOAD,
         identity=False,
         above=0,
     )
     threads: int = option(
-        32, "Requests at a time and worker", panel=DOWNLOAD, identity=False, at_least=1
+        32, "Requests at the same time, for each worker", panel=DOWNLOAD, identity=False, at_least=1
     )
     host_requests: int = option(
-        8, "Requests at a time and worker to one host", panel=DOWNLOAD, identity=False, at_least=1
+        8,
+        "Requests at the same time to one host, for each worker",
+        panel=DOWNLOAD,
+        identity=False,
+        at_least=1,
     )
     user_agent: str | None = option(
         None, "The whole User-Agent header", panel=DOWNLOAD, shown="img2dataset's", identity=False

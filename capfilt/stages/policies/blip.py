@@ -3,10 +3,8 @@
 Models score every text, kept or not, so another threshold runs this stage and the export alone.
 """
 
-import contextlib
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -14,9 +12,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from capfilt import schema
-from capfilt.option import POLICY, check_options, option
-from capfilt.stage import Resource, Transform
+from capfilt.option import POLICY, option
 from capfilt.stages.policies.reasons import REASONS, is_word, reasons_of
+from capfilt.stages.policies.rowwise import RowPolicy
 from capfilt.stages.policies.texts import folded_codes
 
 # Whose texts are looked at; the others are as good as missing.
@@ -24,7 +22,7 @@ Origins = Literal["both", "web", "synthetic"]
 
 
 @dataclass(frozen=True)
-class Select:
+class Select(RowPolicy):
     """Keep each text, web or synthetic, whose itm_score is at least `threshold` (policy `blip`).
 
     The texts of an image are judged each alone; both, one or none may survive, and an image goes
@@ -39,20 +37,14 @@ class Select:
     label = "blip"
 
     threshold: float = option(
-        0.5, "Least score of a kept text", panel=POLICY, at_least=0, at_most=1
+        0.5, "Keep texts that score at least this much", panel=POLICY, at_least=0, at_most=1
     )
     dedup: bool = True
-    origins: Origins = option("both", "blip: whose texts are kept", panel=POLICY)
+    origins: Origins = option(
+        "both", "Keep texts of the web, synthetic ones, or both", panel=POLICY
+    )
 
     name = "select"
-    version = 1
-    resource: ClassVar[Resource] = "cpu"
-    rows_per_call = None
-    adds = schema.SELECT
-
-    def __post_init__(self) -> None:
-        """Check the range."""
-        check_options(self)
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -60,11 +52,6 @@ class Select:
         texts = ("caption", "captions", "itm_score", "caption_itm_scores")
         faults = ("status", "caption_error", "match_error")
         return (*texts, *faults, *(("dup_of",) if self.dedup else ()))
-
-    @contextlib.contextmanager
-    def open(self) -> Iterator[Transform]:
-        """Yield the transform; there is nothing to load."""
-        yield self._decide
 
     def _decide(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         usable = self._usable(batch)

@@ -42,12 +42,12 @@ class BasicFilter:
     label = "datacomp"
 
     threshold: float | None = option(
-        None, "Least score of a kept text", panel=POLICY, at_least=-1, at_most=1
+        None, "Keep texts that score at least this much", panel=POLICY, at_least=-1, at_most=1
     )
     fraction: float | None = option(
-        0.3, "The best share of all texts", panel=POLICY, above=0, at_most=1
+        0.3, "Keep this share of all texts, the best of them", panel=POLICY, above=0, at_most=1
     )
-    score: Score = option("similarity", "What texts are ranked by", panel=POLICY)
+    score: Score = option("similarity", "The score that ranks texts", panel=POLICY)
     more_words: int = 2
     more_characters: int = 5
     min_side: int = 200

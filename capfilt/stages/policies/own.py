@@ -1,14 +1,12 @@
 """A policy of one's own: a class that says which texts are kept, in a file of its own."""
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import pyarrow as pa
 
-from capfilt import schema
-from capfilt.stage import Resource, Transform
+from capfilt.stages.policies.rowwise import RowPolicy
 from capfilt.stages.policies.texts import (
     Mask,
     Score,
@@ -23,7 +21,7 @@ from capfilt.stages.policies.texts import (
 
 
 @dataclass(frozen=True)
-class TextPolicy:
+class TextPolicy(RowPolicy):
     """Decides on the texts of a shard, row by row; a subclass overrides `keeps`.
 
     `judged` names the scores that it looks at; a policy that names none works without them. Its
@@ -34,21 +32,12 @@ class TextPolicy:
 
     label: ClassVar[str] = "own"
     name: ClassVar[str] = "select_own"
-    version: ClassVar[int] = 1
-    resource: ClassVar[Resource] = "cpu"
-    rows_per_call: ClassVar[None] = None
-    adds: ClassVar[pa.Schema] = schema.SELECT
     judged: ClassVar[tuple[Score, ...]] = ()
 
     @property
     def needs(self) -> tuple[str, ...]:
         """Columns that it reads."""
         return columns_of(self.judged, self.dedup)
-
-    @contextlib.contextmanager
-    def open(self) -> Iterator[Transform]:
-        """Yield the transform; there is nothing to load."""
-        yield self._decide
 
     def keeps(self, texts: Texts, said: Sequence[str | None]) -> Mask:
         """Say of each of T texts whether it is kept; `said` is what they say, None where null.

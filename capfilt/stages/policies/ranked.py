@@ -1,17 +1,13 @@
 """Policies that rank the texts of an image: they work on each shard alone."""
 
-import contextlib
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 import pyarrow as pa
 
-from capfilt import schema
 from capfilt.errors import InputError
-from capfilt.option import POLICY, check_options, option
-from capfilt.stage import Resource, Transform
+from capfilt.option import POLICY, option
+from capfilt.stages.policies.rowwise import RowPolicy
 from capfilt.stages.policies.texts import (
     Score,
     columns_of,
@@ -22,7 +18,7 @@ from capfilt.stages.policies.texts import (
 
 
 @dataclass(frozen=True)
-class TopRanked:
+class TopRanked(RowPolicy):
     """Rank a row's web text and synthetic texts together, keep the best (policy `blip2`).
 
     BLIP-2 (2301.12597, section 3.4): the web text and ten synthetic ones by CLIP similarity, the
@@ -31,29 +27,18 @@ class TopRanked:
 
     label = "blip2"
 
-    keep: int = option(2, "Texts kept an image", flag="keep_texts", panel=POLICY, at_least=1)
-    score: Score = option("similarity", "What texts are ranked by", panel=POLICY)
+    keep: int = option(
+        2, "Keep at most so many texts of an image", flag="keep_texts", panel=POLICY, at_least=1
+    )
+    score: Score = option("similarity", "The score that ranks texts", panel=POLICY)
     dedup: bool = True
 
     name = "select_top"
-    version = 1
-    resource: ClassVar[Resource] = "cpu"
-    rows_per_call = None
-    adds = schema.SELECT
-
-    def __post_init__(self) -> None:
-        """Check the range."""
-        check_options(self)
 
     @property
     def needs(self) -> tuple[str, ...]:
         """Columns that it reads."""
         return columns_of([self.score], self.dedup)
-
-    @contextlib.contextmanager
-    def open(self) -> Iterator[Transform]:
-        """Yield the transform; there is nothing to load."""
-        yield self._decide
 
     def _decide(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         texts = read_texts(batch, [self.score], self.dedup)
@@ -62,7 +47,7 @@ class TopRanked:
 
 
 @dataclass(frozen=True)
-class Reranked:
+class Reranked(RowPolicy):
     """Of the synthetic texts the best `shortlist` by one score, of these the best by another.
 
     LAION-COCO (laion.ai/blog/laion-coco): of 40 texts the best 5 by CLIP ViT-L/14, of these the
@@ -73,20 +58,18 @@ class Reranked:
     label = "laion-coco"
 
     shortlist: int = 5
-    keep: int = option(1, "Texts kept an image", flag="keep_texts", panel=POLICY, at_least=1)
+    keep: int = option(
+        1, "Keep at most so many texts of an image", flag="keep_texts", panel=POLICY, at_least=1
+    )
     first: Score = "similarity"
     second: Score = "itc"
     dedup: bool = True
 
     name = "select_reranked"
-    version = 1
-    resource: ClassVar[Resource] = "cpu"
-    rows_per_call = None
-    adds = schema.SELECT
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        check_options(self)
+        super().__post_init__()
         if self.shortlist < self.keep:
             raise InputError(f"{self.keep} texts of a shortlist of {self.shortlist}")
         if self.first == self.second:
@@ -96,11 +79,6 @@ class Reranked:
     def needs(self) -> tuple[str, ...]:
         """Columns that it reads."""
         return columns_of([self.first, self.second], self.dedup)
-
-    @contextlib.contextmanager
-    def open(self) -> Iterator[Transform]:
-        """Yield the transform; there is nothing to load."""
-        yield self._decide
 
     def _decide(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         texts = read_texts(batch, [self.first, self.second], self.dedup)

@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 
 from capfilt import schema
 from capfilt.stage import Resource, Transform
+from capfilt.stages.policies.rowwise import RowPolicy
 from capfilt.stages.policies.texts import decided, read_texts, usable
 
 
@@ -40,7 +41,7 @@ class Unjudged:
 
 
 @dataclass(frozen=True)
-class RawWeb:
+class RawWeb(RowPolicy):
     """Keep every web text that is not blank (policy `raw`)."""
 
     label = "raw"
@@ -48,21 +49,12 @@ class RawWeb:
     dedup: bool = True
 
     name = "select_raw"
-    version = 1
-    resource: ClassVar[Resource] = "cpu"
-    rows_per_call = None
-    adds = schema.SELECT
 
     @property
     def needs(self) -> tuple[str, ...]:
         """Columns that it reads."""
         failed = ("status", "caption_error", "match_error")
         return ("caption", "captions", *failed, *(("dup_of",) if self.dedup else ()))
-
-    @contextlib.contextmanager
-    def open(self) -> Iterator[Transform]:
-        """Yield the transform; there is nothing to load."""
-        yield self._decide
 
     def _decide(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         texts = read_texts(batch, [], self.dedup)

@@ -36,8 +36,10 @@ class WebFirst:
 
     label = "nguyen"
 
-    fraction: float = option(0.3, "The best share of all texts", panel=POLICY, above=0, at_most=1)
-    score: Score = option("similarity", "What texts are ranked by", panel=POLICY)
+    fraction: float = option(
+        0.3, "Keep this share of all texts, the best of them", panel=POLICY, above=0, at_most=1
+    )
+    score: Score = option("similarity", "The score that ranks texts", panel=POLICY)
     dedup: bool = True
 
     name = "select_web_first"
@@ -72,7 +74,9 @@ class Fused:
 
     label = "fusion"
 
-    fraction: float = option(0.3, "The best share of all texts", panel=POLICY, above=0, at_most=1)
+    fraction: float = option(
+        0.3, "Keep this share of all texts, the best of them", panel=POLICY, above=0, at_most=1
+    )
     itm: float = 1.0
     itc: float = 0.0
     similarity: float = 1.0
