@@ -274,7 +274,7 @@ def _memory(rows: int) -> list[Line]:
         after_policy = _peak_mb()
         finish(RunReader(ledger, plan), recipe, manifest, None, _QUIET, lambda _: None)
     name = f"peak memory, {rows:,} rows"
-    note = f"the barrier holds {synthetic.DIMENSIONS} dimensions and some 200 bytes a row"
+    note = "the barrier holds some 250 bytes a row; embeddings lie in a file"
     return [
         Line(f"{name}: source", after_cut, "MB", "flat"),
         Line(f"{name}: and dedup, select", after_policy, "MB", "", note),

@@ -7,7 +7,7 @@ differ in their texts, are no duplicates of each other.
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -18,14 +18,10 @@ import pyarrow.compute as pc
 
 from capfilt import schema
 from capfilt.option import POLICY, check_options, option
-from capfilt.stages.dedup.neighbours import (
-    Pairs,
-    first_of_each,
-    greedy_winners,
-    hamming,
-    within_cosine,
-    within_hamming,
-)
+from capfilt.stages.dedup.bands import Places
+from capfilt.stages.dedup.greedy import Winners, winners_by_hash, winners_of_pairs
+from capfilt.stages.dedup.neighbours import Vectors, are_near, first_of_each, within_cosine
+from capfilt.stages.dedup.vectors import VectorFile
 
 Method = Literal["sha256", "phash", "embedding", "both"]
 _KEY_BYTES: Final = 16
@@ -44,8 +40,9 @@ class Dedup:
     `sha256`: nothing else. `phash`: at most `radius` of 64 bits differ. `embedding`: the matcher's
     image embeddings have a cosine of at least `similarity`. `both`: both; an embedding alone takes
     two pictures of one thing for copies, and a hash alone two pictures of one outline. All are
-    exact searches: time grows with the square of the rows, memory by about 220 bytes a row and
-    twice the embedding (4 bytes a dimension).
+    exact. `phash` and `both` look up bands of the hashes (see `bands`), which grows little faster
+    than the rows; `embedding` looks at all pairs, with the square of the rows. Memory is about 250
+    bytes a row; embeddings lie in a temporary file, 4 bytes a dimension.
     """
 
     method: Method = option(
@@ -100,54 +97,51 @@ class Dedup:
 
     def solve(self, shards: Iterable[pa.Table]) -> Iterator[pa.RecordBatch]:
         """Return each row's `dup_of`; see `stage.BarrierStage`."""
-        parts = [_gathered(table, self.method) for table in shards]
-        lengths = [part.rows for part in parts]
-        rows = np.concatenate([np.zeros(0, np.int64), *(p.places for p in parts)])
-        starts = np.cumsum([0, *lengths])
-        rows = rows + np.repeat(starts[:-1], [len(p.places) for p in parts])
-        keys = np.concatenate([np.zeros(0, "S16"), *(p.keys for p in parts)])
-        order = np.lexsort((keys, -np.concatenate([np.zeros(0), *(p.scores for p in parts)])))
-        winners = self._winners(parts, order)
-        owner: list[str | None] = [None] * int(starts[-1])
-        for worse, better in winners.items():
-            owner[rows[order[worse]]] = keys[order[better]].ljust(_KEY_BYTES, b"\0").hex()
-        for start, length in zip(starts[:-1], lengths, strict=True):
-            column = pa.array(owner[start : start + length], pa.string())
-            yield pa.record_batch([column], schema=schema.DEDUP)
+        with VectorFile() as vectors:
+            parts = []
+            for table in shards:
+                part, own = _gathered(table, self.method)
+                vectors.append(own)
+                parts.append(part)
+            order, keys = _ranked(parts)
+            winners = self._winners(parts, order, vectors)
+        owner = np.full(len(order), -1, np.int64)
+        owner[order[winners.worse]] = order[winners.better]
+        start = 0
+        for part in parts:
+            of_part: Places = np.full(part.rows, -1, np.int64)
+            of_part[part.places] = owner[start : start + len(part.places)]
+            start += len(part.places)
+            yield pa.record_batch([_names(keys, of_part)], schema=schema.DEDUP)
 
-    def _winners(self, parts: "list[_Part]", order: npt.NDArray[np.int64]) -> dict[int, int]:
-        """Return duplicate -> kept row, both as places in `order`, the best row first.
+    def _winners(self, parts: "list[_Part]", order: Places, vectors: VectorFile) -> Winners:
+        """Return duplicates and their kept rows, both as places in `order`, the best row first.
 
         Only the best row of identical bytes is searched for; the others share what becomes of it.
         """
-        if not len(order):
-            return {}
-        digests = np.concatenate([part.sha256 for part in parts])[order]
-        best, group = first_of_each(digests)
-        winners = greedy_winners(len(best), list(self._pairs(parts, order[best])))
+        best, group = first_of_each(_joined(parts, lambda part: part.sha256)[order])
+        found = self._found(parts, order[best], vectors)
         kept = np.arange(len(best))
-        for worse, better in winners.items():
-            kept[worse] = better
+        kept[found.worse] = found.better
         target = best[kept[group]]
-        images = np.concatenate([part.images for part in parts])[order]
+        images = _joined(parts, lambda part: part.images)[order]
         duplicates = np.flatnonzero(images[target] != images)
-        return dict(zip(duplicates.tolist(), target[duplicates].tolist(), strict=True))
+        return Winners(duplicates, target[duplicates])
 
-    def _pairs(self, parts: "list[_Part]", rows: npt.NDArray[np.int64]) -> Iterator[Pairs]:
-        """Return pairs of near rows of different bytes."""
+    def _found(self, parts: "list[_Part]", rows: Places, vectors: VectorFile) -> Winners:
+        """Find the near ones of these rows, the best first, whose bytes all differ."""
         if self.method == "sha256":
-            return iter(())
-        codes = _in_order([part.codes for part in parts], rows)
+            return winners_of_pairs(len(rows), ())
+        if self.method == "embedding":
+            near = within_cosine(vectors.read(rows), self.similarity)
+            return winners_of_pairs(len(rows), near)
+        codes = _joined(parts, lambda part: part.codes)[rows]
         if self.method == "phash":
-            return within_hamming(codes, self.radius)
-        near = within_cosine(_in_order([part.vectors for part in parts], rows), self.similarity)
-        return near if self.method == "embedding" else self._alike(near, codes)
-
-    def _alike(self, pairs: Iterator[Pairs], codes: npt.NDArray[np.uint64]) -> Iterator[Pairs]:
-        """Keep of these pairs those whose hashes are within the radius."""
-        for better, worse in pairs:
-            near = hamming(codes[better], codes[worse]) <= self.radius
-            yield better[near], worse[near]
+            return winners_by_hash(codes, self.radius)
+        held = vectors.mapped()
+        return winners_by_hash(
+            codes, self.radius, lambda one, other: are_near(held, rows, one, other, self.similarity)
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,22 +149,22 @@ class _Part:
     """The rows of a shard that have an image: their places in it, and what decides."""
 
     rows: int
-    places: npt.NDArray[np.int64]
+    places: Places
     keys: npt.NDArray[np.bytes_]
     sha256: npt.NDArray[np.bytes_]
     images: npt.NDArray[np.bytes_]  # equal where rows are of one image
     scores: npt.NDArray[np.float64]
     codes: npt.NDArray[np.uint64]  # perceptual hashes, none where the method has no use for them
-    vectors: npt.NDArray[np.float32]  # embeddings (rows, D), none where it has no use for them
 
 
-def _gathered(table: pa.Table, method: Method) -> _Part:
+def _gathered(table: pa.Table, method: Method) -> tuple[_Part, Vectors]:
+    """Return what is held of a shard, and its embeddings (rows, D); none where none are needed."""
     there = pc.is_valid(table["sha256"])
     for column in _EXTRA[method]:
         there = pc.and_(there, pc.is_valid(table[column]))
     places = np.flatnonzero(there.to_numpy())
     rows = table.filter(there)
-    return _Part(
+    part = _Part(
         rows=table.num_rows,
         places=places,
         keys=_unhexed(rows["key"], "S16"),
@@ -178,8 +172,29 @@ def _gathered(table: pa.Table, method: Method) -> _Part:
         images=_images(rows),
         scores=_best_scores(rows),
         codes=rows["phash"].to_numpy() if "phash" in _EXTRA[method] else np.zeros(0, np.uint64),
-        vectors=_vectors(rows, method),
     )
+    return part, _vectors(rows, method)
+
+
+def _ranked(parts: "list[_Part]") -> tuple[Places, npt.NDArray[np.bytes_]]:
+    """Return the rows with an image from the best down, and the key of each by its row."""
+    keys = _joined(parts, lambda part: part.keys)
+    return np.lexsort((keys, -_joined(parts, lambda part: part.scores))), keys
+
+
+def _joined(
+    parts: "list[_Part]", column: Callable[["_Part"], npt.NDArray[Any]]
+) -> npt.NDArray[Any]:  # of the column's own type
+    """Return one column of all parts."""
+    return np.concatenate([column(part) for part in parts] or [np.zeros(0, np.int64)])
+
+
+def _names(keys: npt.NDArray[np.bytes_], owner: Places) -> pa.Array:
+    """Return the key of each row's owner in hex, null where that is -1."""
+    names: npt.NDArray[Any] = np.full(len(owner), None, object)
+    for place in np.flatnonzero(owner >= 0).tolist():
+        names[place] = keys[owner[place]].ljust(_KEY_BYTES, b"\0").hex()
+    return pa.array(names, pa.string())
 
 
 def _images(rows: pa.Table) -> npt.NDArray[np.bytes_]:
@@ -192,25 +207,7 @@ def _images(rows: pa.Table) -> npt.NDArray[np.bytes_]:
     return np.array(digests, f"S{_KEY_BYTES}")
 
 
-def _in_order(
-    parts: Sequence[npt.NDArray[Any]], rows: npt.NDArray[np.int64]
-) -> npt.NDArray[Any]:  # of the parts' own type
-    """Return these rows of all parts, without a copy of the whole in between."""
-    held = [part for part in parts if len(part)]
-    if not held:
-        return np.zeros(0, parts[0].dtype)
-    out = np.empty((len(rows), *held[0].shape[1:]), held[0].dtype)
-    by_row = np.argsort(rows, kind="stable")
-    ends = np.searchsorted(rows[by_row], np.cumsum([0, *map(len, held)]))
-    start = 0
-    for part, first, last in zip(held, ends[:-1], ends[1:], strict=True):
-        places = by_row[first:last]
-        out[places] = part[rows[places] - start]
-        start += len(part)
-    return out
-
-
-def _vectors(rows: pa.Table, method: Method) -> npt.NDArray[np.float32]:
+def _vectors(rows: pa.Table, method: Method) -> Vectors:
     if "image_embedding" not in _EXTRA[method] or not rows.num_rows:
         return np.zeros((0, 1), np.float32)
     flat: npt.NDArray[np.float32] = pc.list_flatten(rows["image_embedding"]).to_numpy()
@@ -229,4 +226,4 @@ def _best_scores(rows: pa.Table) -> npt.NDArray[np.float64]:
 
 
 def _unhexed(column: pa.ChunkedArray, kind: str) -> npt.NDArray[np.bytes_]:
-    return np.array([bytes.fromhex(text) for text in column.to_pylist()], kind)
+    return np.frombuffer(bytes.fromhex("".join(column.to_pylist())), kind)

@@ -1,4 +1,4 @@
-"""Pairs of rows that are near each other, by faiss, exact and independent of threads.
+"""Pairs of rows whose embeddings are near each other, by faiss, exact and independent of threads.
 
 A row's place is its rank: the better-scored row has the lower place. Every function yields arrays
 (better, worse) of places, better < worse, block by block so that memory stays bounded.
@@ -10,11 +10,12 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-Places = npt.NDArray[np.int64]
-Pairs = tuple[Places, Places]
+from capfilt.stages.dedup.bands import Pairs, Places
 
+Vectors = npt.NDArray[np.float32]  # (rows, D), L2-normalised
 _BLOCK: Final = 4096
 _CHUNK: Final = 16 * _BLOCK
+_PAIRS: Final = 1 << 13  # that are compared at a time
 # Inner products differ in their last bits with block shape and threads: pairs this close to the
 # threshold are decided by an exact sum in double precision.
 _UNSURE: Final = 1e-4
@@ -29,39 +30,19 @@ def first_of_each(values: npt.NDArray[np.bytes_]) -> Pairs:
     return first[order], rank[inverse]
 
 
-def greedy_winners(count: int, pairs: list[Pairs]) -> dict[int, int]:
-    """Return duplicate -> the best kept row that it is near, greedily from the best row down."""
-    if not pairs:
-        return {}
-    better = np.concatenate([pair[0] for pair in pairs])
-    worse = np.concatenate([pair[1] for pair in pairs])
-    duplicate = np.zeros(count, np.bool_)
-    winners: dict[int, int] = {}
-    for place in np.lexsort((better, worse)):
-        one, other = int(better[place]), int(worse[place])
-        if not duplicate[one] and not duplicate[other]:
-            duplicate[other] = True
-            winners[other] = one
-    return winners
+def are_near(
+    vectors: Vectors, rows: Places, better: Places, worse: Places, similarity: float
+) -> npt.NDArray[np.bool_]:
+    """Say which pairs of places have an inner product of at least `similarity`, exactly.
 
-
-def hamming(codes: npt.NDArray[np.uint64], others: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
-    """Return in how many of 64 bits each code differs from its other."""
-    differing = (codes ^ others).view(np.uint8).reshape(-1, 8)
-    count: npt.NDArray[np.int64] = np.unpackbits(differing, axis=1).sum(axis=1, dtype=np.int64)
-    return count
-
-
-def within_hamming(codes: npt.NDArray[np.uint64], radius: int) -> Iterator[Pairs]:
-    """Pair rows whose 64-bit codes differ in at most `radius` bits."""
-    import faiss
-
-    packed = codes.astype("<u8").view(np.uint8).reshape(-1, 8)
-    index = faiss.IndexBinaryFlat(64)
-    index.add(packed)
-    for start in range(0, len(packed), _BLOCK):
-        limits, _, found = index.range_search(packed[start : start + _BLOCK], radius + 1)
-        yield _ordered(limits, found, start)
+    `rows` are the rows of `vectors` by place; these may lie in a file, and are read for the pairs.
+    """
+    near = np.zeros(len(better), np.bool_)
+    for start in range(0, len(better), _PAIRS):
+        some = slice(start, start + _PAIRS)
+        one, other = (vectors[rows[places[some]]].astype(np.float64) for places in (better, worse))
+        near[some] = np.einsum("ij,ij->i", one, other) >= similarity
+    return near
 
 
 def within_cosine(vectors: npt.NDArray[np.float32], similarity: float) -> Iterator[Pairs]:
@@ -104,9 +85,3 @@ def _pairs(limits: npt.NDArray[np.generic], found: Places, start: int) -> Pairs:
     counts = ends[1:] - ends[:-1]
     asked = start + np.repeat(np.arange(len(counts)), counts)
     return found.astype(np.int64), asked
-
-
-def _ordered(limits: npt.NDArray[np.generic], found: Places, start: int) -> Pairs:
-    better, worse = _pairs(limits, found, start)
-    keep = better < worse
-    return better[keep], worse[keep]
