@@ -9,6 +9,7 @@ from capfilt.commands.hardware import Hardware
 from capfilt.engine.record import plan_round
 from capfilt.inputs import InputSpec, open_input
 from capfilt.ledger.ledger import Ledger
+from capfilt.ledger.memory import Memory
 from capfilt.ledger.source import (
     peek,
 )
@@ -50,8 +51,8 @@ def plan(
     """Say what a run would do, without writing anything; refuses what `run` refuses."""
     from capfilt.engine.cost import estimate
 
-    data = open_input(spec)
     recipe = build_round(options)
+    data = open_input(spec, Memory(Ledger(out), recipe.shard_rows))
     resources = check_run(recipe, out, hardware, say)
     recipe = carrying(recipe, data)
     if not data.local:

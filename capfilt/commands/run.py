@@ -17,6 +17,7 @@ from capfilt.engine.record import fetched_models, moved_models, plan_round, reco
 from capfilt.engine.verify import damaged_records
 from capfilt.inputs import Input, InputSpec, open_input
 from capfilt.ledger.ledger import Ledger
+from capfilt.ledger.memory import Memory
 from capfilt.ledger.source import (
     SourceManifest,
     cut,
@@ -37,8 +38,9 @@ def run(
     say: Say,
 ) -> RunResult:
     """Check everything, cut the input, and advance the round as far as this rank can."""
-    data = open_input(spec)
-    return run_round(data, build_round(options), out, hardware, progress, say)
+    recipe = build_round(options)
+    data = open_input(spec, Memory(Ledger(out), recipe.shard_rows))
+    return run_round(data, recipe, out, hardware, progress, say)
 
 
 def run_round(

@@ -17,6 +17,7 @@ from capfilt.export.kept import Kept
 from capfilt.export.verify import verify_export
 from capfilt.ledger import source
 from capfilt.ledger.ledger import SUFFIX, Ledger, Receipt, repair_advice
+from capfilt.ledger.memory import cut_files, read_cut
 from capfilt.ledger.publish import Publisher
 from capfilt.ledger.source import manifest_files, read_manifest
 from capfilt.progress import Advance, Progress, unheard
@@ -168,7 +169,9 @@ def _strays(ledger: Ledger, checked: set[str]) -> list[Problem]:
 def damaged_records(ledger: Ledger) -> list[Problem]:
     """Return the records of rounds, inputs and exports of a run that are damaged."""
     rounds = _unreadable(round_files(ledger), load_record)
-    return rounds + _unreadable(manifest_files(ledger), read_manifest) + damaged_exports(ledger)
+    inputs = _unreadable(manifest_files(ledger), read_manifest)
+    cuts = _unreadable(cut_files(ledger), read_cut)
+    return rounds + inputs + cuts + damaged_exports(ledger)
 
 
 def damaged_exports(ledger: Ledger) -> list[Problem]:

@@ -1,15 +1,17 @@
 """Checking an input as a whole, before any work: its kinds, its columns, and every row of it."""
 
 import itertools
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
 
 import pyarrow as pa
 
 from capfilt.errors import InputError
+from capfilt.fingerprint import fingerprint
 from capfilt.inputs.detection import TABLES, Part, find_parts
 from capfilt.inputs.formats import FORMATS
 from capfilt.inputs.own import open_own
-from capfilt.inputs.paths import open_table, printable
+from capfilt.inputs.paths import Stamp, open_table, printable
 from capfilt.inputs.sources import Source, open_addresses
 from capfilt.inputs.spec import (
     BLOCK_ROWS,
@@ -19,13 +21,19 @@ from capfilt.inputs.spec import (
     NO_CAPTIONS_OPTION,
     Input,
     InputSpec,
+    Remembered,
 )
 from capfilt.usercode import is_code
 from capfilt.wording import counted
 
+# What a run folder knows of an input by its identity.
+Memory = Callable[[str], Remembered | None]
 
-def open_input(spec: InputSpec) -> Input:
+
+def open_input(spec: InputSpec, memory: Memory = lambda _: None) -> Input:
     """Check all of an input by reading it once, in constant memory, and return it.
+
+    Of what `memory` knows, only headers are read.
 
     Raises:
         InputError: what is wrong, in which file and line, and what to do.
@@ -37,8 +45,22 @@ def open_input(spec: InputSpec) -> Input:
         raise InputError(f"{NO_CAPTIONS_OPTION} reads no texts; leave {CAPTION_OPTION} out")
     opened = [_open_part(spec, part) for part in find_parts(spec)]
     _check_same_kept(opened)
+    identity = _identity(spec, opened)
+    known = None if identity is None else memory(identity)
+    if known is not None:
+        return _input(opened, known.rows, known.described, identity, known)
     rows = [_check_rows(part) for part in opened]
-    return _joined(opened, rows)
+    lines = [_line(part, count) for part, count in zip(opened, rows, strict=True)]
+    return _input(opened, sum(rows), "; ".join(lines), identity)
+
+
+def _identity(spec: InputSpec, parts: Sequence[Source]) -> str | None:
+    """Return a digest of files and options, where the rows depend on nothing else."""
+    if not all(part.files_alone for part in parts):
+        return None
+    stamps = [Stamp.of(path) for part in parts for path in part.files]
+    files = [(os.path.abspath(stamp.path), stamp.size, stamp.mtime_ns) for stamp in stamps]
+    return fingerprint((spec, [(printable(path), *rest) for path, *rest in files]))
 
 
 def _open_part(spec: InputSpec, part: Part) -> Source:
@@ -88,21 +110,28 @@ def _check_rows(part: Source) -> int:
     return rows
 
 
-def _joined(parts: Sequence[Source], rows: Sequence[int]) -> Input:
+def _input(
+    parts: Sequence[Source],
+    rows: int,
+    described: str,
+    identity: str | None,
+    known: Remembered | None = None,
+) -> Input:
     """Return the parts as one input, one after the other."""
     streams = [part.stream for part in parts]
 
     def stream(block_rows: int) -> Iterator[pa.RecordBatch]:
         return itertools.chain.from_iterable(each(block_rows) for each in streams)
 
-    lines = [_line(part, count) for part, count in zip(parts, rows, strict=True)]
     kept = parts[0].kept
     return Input(
         local=all(part.local for part in parts),
-        row_count_hint=sum(rows),
-        description="; ".join(lines),
+        row_count_hint=rows,
+        description=described,
         stream=stream,
         kept=kept if len(kept) else None,
+        identity=identity,
+        remembered=known,
     )
 
 

@@ -1,5 +1,6 @@
 """Files of a format of one's own: a class that reads them, in a file of its own."""
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -96,7 +97,7 @@ def open_own(spec: InputSpec, name: str, files: Sequence[Path]) -> Source:
     known = {column.lower() for column in tables[0].columns}
     if of_images or (spec.url_col is None and not known & set(URL.known)):
         return open_captions(spec, tables)
-    return open_addresses(spec, tables)
+    return dataclasses.replace(open_addresses(spec, tables), files_alone=False)  # code may change
 
 
 def _batches(reader: InputReader, path: Path) -> Iterator[pa.RecordBatch]:

@@ -40,6 +40,7 @@ class Source:
     local: bool  # every image is on this machine
     pictures: bool  # it is an input of local images: one row at least must have one
     kept: pa.Schema = NOTHING_KEPT
+    files_alone: bool = False  # the rows depend on nothing but the files
 
 
 def open_addresses(spec: InputSpec, tables: Sequence[Table]) -> Source:
@@ -53,7 +54,7 @@ def open_addresses(spec: InputSpec, tables: Sequence[Table]) -> Source:
     files = tuple(table.stamp.path for table in tables)
     stream = AddressList(columns).read
     kept = columns.wanted.kept
-    return Source(what, files, stream, False, False, kept)
+    return Source(what, files, stream, False, False, kept, files_alone=True)
 
 
 def _suggest_images(spec: InputSpec, table: Table) -> None:

@@ -121,6 +121,15 @@ class InputSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class Remembered:
+    """What a run folder knows of an input from when it was cut."""
+
+    rows: int
+    described: str
+    kept_stage: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class Input:
     """An input that was checked. Reading it twice gives the same rows in the same order."""
 
@@ -129,6 +138,10 @@ class Input:
     description: str = field(repr=False)
     stream: Callable[[int], Iterator[pa.RecordBatch]] = field(repr=False, compare=False)
     kept: pa.Schema | None = None  # of the struct column `kept`; None: there is none
+    # A digest of the files' places, sizes and times, and of how they are read; None where the rows
+    # depend on more than these.
+    identity: str | None = None
+    remembered: Remembered | None = None  # then the rows were not read to check them
 
     def rows(self, block_rows: int = BLOCK_ROWS) -> Iterator[pa.RecordBatch]:
         """Yield the rows as batches of `RAW` (and `kept`), at the most `block_rows` each.

@@ -81,4 +81,6 @@ def open_tars(spec: InputSpec, files: Sequence[Path]) -> Source:
     """Open tars."""
     refuse_kept(spec, "WebDataset tars")
     tars = WebDatasetTars.of(files, spec)
-    return Source("WebDataset tars", tuple(files), tars.read, local=True, pictures=True)
+    return Source(
+        "WebDataset tars", tuple(files), tars.read, local=True, pictures=True, files_alone=True
+    )

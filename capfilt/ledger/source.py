@@ -23,6 +23,7 @@ from capfilt.inputs import RAW, Input
 from capfilt.inputs import urls as addresses
 from capfilt.inputs.spec import KEPT
 from capfilt.ledger.ledger import Ledger, Receipt
+from capfilt.ledger.memory import recall, remember
 from capfilt.ledger.sealed import sealed, unsealed
 from capfilt.plain import from_plain
 from capfilt.progress import Advance, unheard
@@ -86,6 +87,11 @@ def cut(data: Input, ledger: Ledger, shard_rows: int, told: Advance = unheard) -
     there = ledger.shards(STAGE)
     kept = kept_stage(data)
     kept_there = ledger.shards(kept) if kept else set()
+    if (
+        known := _recalled(data, ledger, shard_rows, there, kept_there if kept else None)
+    ) is not None:
+        told(known.rows)
+        return known
 
     def publish(name: str, rows: list[_Row]) -> None:
         if name not in there:
@@ -97,7 +103,24 @@ def cut(data: Input, ledger: Ledger, shard_rows: int, told: Advance = unheard) -
 
     manifest = _walk(data, ledger, shard_rows, publish)
     save_manifest(ledger, manifest)
+    remember(ledger, data, shard_rows, manifest.id, kept)
     return manifest
+
+
+def _recalled(
+    data: Input, ledger: Ledger, shard_rows: int, there: set[str], kept_there: set[str] | None
+) -> SourceManifest | None:
+    """Return what the same files were cut into before, where all of it is there still."""
+    cut = recall(ledger, data.identity, shard_rows)
+    if cut is None:
+        return None
+    try:
+        manifest = load_manifest(ledger, cut.manifest)
+    except DamageError:
+        return None
+    shards = set(manifest.shards)
+    whole = shards <= there and (kept_there is None or shards <= kept_there)
+    return manifest if whole else None
 
 
 def kept_stage(data: Input) -> str | None:
@@ -108,6 +131,8 @@ def kept_stage(data: Input) -> str | None:
     """
     if data.kept is None:
         return None
+    if data.remembered is not None:
+        return data.remembered.kept_stage
     digest = hashlib.blake2b(digest_size=8)
     digest.update(str([(field.name, str(field.type)) for field in data.kept]).encode("utf-8"))
     for block in data.rows():
@@ -118,6 +143,11 @@ def kept_stage(data: Input) -> str | None:
 
 def peek(data: Input, ledger: Ledger, shard_rows: int) -> SourceManifest:
     """Return what `cut` would, without writing anything."""
+    kept = kept_stage(data)
+    there = ledger.shards(STAGE)
+    known = _recalled(data, ledger, shard_rows, there, ledger.shards(kept) if kept else None)
+    if known is not None:
+        return known
     return _walk(data, ledger, shard_rows, lambda _name, _rows: None)
 
 

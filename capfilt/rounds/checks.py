@@ -13,6 +13,7 @@ from capfilt.errors import InputError, ModelError
 from capfilt.evaluate.pairs import load_pairs
 from capfilt.inputs import InputSpec, open_input
 from capfilt.ledger.ledger import Ledger
+from capfilt.ledger.memory import Memory
 from capfilt.ledger.source import SourceManifest, peek
 from capfilt.rounds.config import Rounds
 from capfilt.rounds.steps import RUN, Facts, RoundsFolder, Step, steps_of
@@ -70,7 +71,8 @@ def check(rounds: Rounds, given: RoundsRequest) -> CheckedRounds:
     processes = _processes(given, devices)
     _check_trainings(rounds, samples, folder, processes)
     held_out = None if given.held_out is None else _held_out(given.held_out)
-    manifest = peek(open_input(given.spec), Ledger(root / RUN), rounds.first.shard_rows)
+    ledger, shard_rows = Ledger(root / RUN), rounds.first.shard_rows
+    manifest = peek(open_input(given.spec, Memory(ledger, shard_rows)), ledger, shard_rows)
     place = RoundsFolder(root)
     steps = tuple(steps_of(rounds, Facts(manifest.id, digest, human, held_out)))
     place.check(steps)

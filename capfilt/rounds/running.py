@@ -11,6 +11,8 @@ from capfilt.engine.finish import Finished
 from capfilt.engine.passes import bf16_warning
 from capfilt.errors import DamageError, InputError, NothingUsableError
 from capfilt.inputs import open_input
+from capfilt.ledger.ledger import Ledger
+from capfilt.ledger.memory import Memory
 from capfilt.models.checkpoints import resolve_model
 from capfilt.progress import Progress, Say
 from capfilt.recipe.round import Round
@@ -82,7 +84,8 @@ class _Runner:
     def _cleaned(self, step: Step) -> Cleaned:
         checked, root = self.checked, self.checked.place.root
         hardware = Hardware(checked.workers, ",".join(checked.devices))
-        data = open_input(checked.spec)
+        memory = Memory(Ledger(root / RUN), checked.rounds.first.shard_rows)
+        data = open_input(checked.spec, memory)
         ran = run_round(
             data, recipe_of(checked, step), root / RUN, hardware, self.progress, self.say
         )
