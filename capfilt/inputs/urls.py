@@ -16,6 +16,13 @@ import ada_url
 # Only the ampersand: `&copy=1` in an address is a parameter and no ©.
 _AMPERSAND: Final = re.compile(r"&(?:(?:amp|#0*38|#x0*26);)+", re.IGNORECASE)
 _WITHOUT_SCHEME: Final = re.compile(r"[\t\n\r]*[/\\][\t\n\r]*[/\\]")
+# What the URL standard leaves as it is, as most addresses are: a plain host whose last label is no
+# number, a path without dot segments, and nothing that is escaped, unescaped or cut off.
+_PLAIN: Final = re.compile(
+    r"https?://(?=[a-z0-9.-]{1,63}/)(?:[a-z0-9]+(?:-[a-z0-9]+)*\.)+[a-z]{2,}"
+    r"(?!.*(?:/\.|%2[eE]|&(?i:amp)))/[A-Za-z0-9._~/+:@!$*(),;=%-]*"
+    r"(?:\?[A-Za-z0-9._~/+:@!$*(),;=%&-]*)?"
+)
 _WEB: Final = frozenset({"http:", "https:"})
 # RFC 1035, 2.3.4: no name server is asked for more.
 _LONGEST_LABEL: Final = 63
@@ -31,7 +38,10 @@ def normalise(url: str) -> str:
     Raises:
         ValueError: it is no address of the web; the message says why.
     """
-    text = _AMPERSAND.sub("&", _scalar(url.strip()))
+    text = url.strip()
+    if _PLAIN.fullmatch(text):
+        return text
+    text = _AMPERSAND.sub("&", _scalar(text))
     if _WITHOUT_SCHEME.match(text):
         text = "http:" + text
     return _checked(text)

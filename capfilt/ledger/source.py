@@ -8,12 +8,13 @@ input's order whichever way they are cut.
 
 import dataclasses
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from capfilt import schema
@@ -32,6 +33,8 @@ STAGE: Final = "source-1"  # the number is raised when keys or columns change
 KEPT_STAGE: Final = "columns"  # of the columns that are carried to the export
 _MANIFESTS: Final = "inputs"
 _SEPARATOR: Final = b"\x00"
+# From url, caption and image_ref of a row.
+_TextOf = Callable[[str | None, str | None, str | None], str]
 _AGAIN: Final = (schema.DUPLICATE_URL, "an earlier row has the same address")
 
 
@@ -250,8 +253,7 @@ class _Tally:
 
 def _rows(data: Input) -> Iterator[_Row]:
     """Yield the rows of `data` with their keys and what the input says of each."""
-    addresses = _Repeats(_repeated(data, _address))
-    names = _Repeats(_repeated(data, _name))
+    addresses, names = map(_Repeats, _repeated(data, (_address, _name)))
     image = _Texts()
     for block in data.rows():
         columns = [block.column(name).to_pylist() for name in RAW.names]
@@ -331,31 +333,31 @@ class _Repeats:
 
     def count(self, text: str) -> int:
         """Return how many times `text` was asked for before."""
-        if _short_hash(text) not in self._repeated:
+        if hash(text) not in self._repeated:
             return 0
         before = self._seen.get(text, 0)
         self._seen[text] = before + 1
         return before
 
 
-def _repeated(
-    data: Input, text_of: Callable[[str | None, str | None, str | None], str]
-) -> set[int]:
-    """Return short hashes of texts that more than one row has: 8 bytes a row, not the text.
+def _repeated(data: Input, texts_of: Sequence[_TextOf]) -> list[set[int]]:
+    """Return, for each kind of text of a row, the hashes of those that more than one row has.
 
-    A collision only adds a candidate; `_Repeats` compares the texts themselves.
+    They take 8 bytes a row, not the text. A collision only adds a candidate; `_Repeats` compares
+    the texts themselves.
     """
-    blocks = [np.empty(0, np.uint64)]
+    found: list[list[npt.NDArray[np.int64]]] = [[] for _ in texts_of]
     for block in data.rows():
-        columns = (block.column(name).to_pylist() for name in ("url", "caption", "image_ref"))
-        hashes = (_short_hash(text_of(*row)) for row in zip(*columns, strict=True))
-        blocks.append(np.fromiter(hashes, np.uint64, block.num_rows))
-    values = np.sort(np.concatenate(blocks))
+        columns = [block.column(name).to_pylist() for name in ("url", "caption", "image_ref")]
+        for hashes, text_of in zip(found, texts_of, strict=True):
+            texts = map(text_of, *columns)
+            hashes.append(np.fromiter(map(hash, texts), np.int64, block.num_rows))
+    return [_more_than_once(hashes) for hashes in found]
+
+
+def _more_than_once(hashes: Sequence[npt.NDArray[np.int64]]) -> set[int]:
+    values = np.sort(np.concatenate([np.empty(0, np.int64), *hashes]))
     return set(np.unique(values[1:][values[1:] == values[:-1]]).tolist())
-
-
-def _short_hash(text: str) -> int:
-    return int.from_bytes(hashlib.blake2b(_bytes(text), digest_size=8).digest(), "little")
 
 
 def _bytes(text: str | None) -> bytes:

@@ -1,9 +1,12 @@
 """Addresses are read as browsers read them; what no browser reads is refused with a reason."""
 
+from typing import Final
+
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from capfilt.inputs import urls
 from capfilt.inputs.urls import credentials_of, fault_of, host_of, join, normalise
 
 PLAIN = "http://a.example/"
@@ -130,3 +133,36 @@ def test_anything_is_read_or_refused_and_then_stays_as_it_is(text: str) -> None:
         assert not set(fetched) & set(" \t\r\n#")
         assert normalise(fetched) == fetched
         assert host_of(fetched)
+
+
+_WORDS: Final = st.sampled_from(
+    "a A 0 xn--a x1 - -- . .. / // %20 %2e %2E % ~ & &amp; &AMP; &#38; &ampere ? # ' | ^ : @".split()
+    + [" ", '"', "\\", "\u00e9"]
+)
+
+
+@settings(max_examples=3000, deadline=None)
+@given(
+    st.sampled_from(["http://", "https://", "HTTP://", "http:/", "//"]),
+    st.lists(
+        st.sampled_from(["a", "b-c", "com", "1", "0x1", "A", "x--y", "-", "d" * 64]), max_size=4
+    ),
+    st.sampled_from(["", ":80", ":8080", "."]),
+    st.lists(_WORDS, max_size=6),
+)
+def test_what_is_passed_as_plain_is_what_the_standard_leaves(
+    scheme: str, labels: list[str], port: str, rest: list[str]
+) -> None:
+    text = f"{scheme}{'.'.join(labels)}{port}/{''.join(rest)}"
+    if urls._PLAIN.fullmatch(text):
+        assert urls._checked(urls._scalar(text)) == text
+        assert urls.fault_of(text) is None
+
+
+def test_most_addresses_of_real_lists_are_plain() -> None:
+    plain = [
+        "https://i.pinimg.com/736x/e3/f2/1a/e3f21a_photo.jpg",
+        "http://cdn.shop.example.co.uk/s/files/1/0533/products/x(1).png?v=1571608637&width=300",
+        "https://images.example.org/a+b,c;d=e@2x~1.jpeg",
+    ]
+    assert all(urls._PLAIN.fullmatch(url) for url in plain)
