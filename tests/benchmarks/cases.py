@@ -82,7 +82,11 @@ def _round_of_the_web(rows: int, run: Path) -> None:
     with WebServer(web=SimulatedWeb(seed=3)) as server:
         files = write_web(run.with_name("web"), rows, 3, server.base_url)
         options = RoundOptions(
-            allow_private_hosts=True, shard_rows=250, timeout=2.0, total_timeout=4.0
+            allow_private_hosts=True,
+            host_requests=32,
+            shard_rows=250,
+            timeout=2.0,
+            total_timeout=4.0,
         )
         spec, hardware = InputSpec((str(files.urls),)), Hardware(workers=1, device="cpu")
         run_round(spec, options, run, hardware, _QUIET, lambda _: None)

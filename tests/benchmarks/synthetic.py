@@ -29,7 +29,7 @@ def write_urls(file: Path, rows: int) -> None:
     with pq.ParquetWriter(file, names) as out:
         for start in range(0, rows, step):
             numbers = range(start, min(rows, start + step))
-            urls = [f"http://127.0.0.1/{n}.jpg" for n in numbers]
+            urls = [f"http://img{n % 97}.example.com/photos/{n}.jpg" for n in numbers]
             out.write_table(pa.table([urls, [f"a picture, number {n}" for n in numbers]], names))
 
 

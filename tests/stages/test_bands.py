@@ -101,6 +101,7 @@ def test_winners_are_those_of_looking_at_all_kept_rows(
 ) -> None:
     if small:  # so that tables are used, and rows are solved in halves
         monkeypatch.setattr(greedy, "_FEW", 16)
+        monkeypatch.setattr(greedy, "_SMALLEST", 16)
         monkeypatch.setattr(greedy, "_PAIRS", 50)
     codes = SETS[name]()
     assert owners(winners_by_hash(codes, radius), len(codes)) == by_hand(codes, radius)
@@ -126,6 +127,7 @@ def test_a_crowd_costs_no_square(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bands, "hamming", counted)
     monkeypatch.setattr(greedy, "hamming", counted)
     monkeypatch.setattr(greedy, "_PAIRS", 1000)
+    monkeypatch.setattr(greedy, "_FEW", 2048)
     work = []
     for count in (10_000, 40_000):
         compared.clear()

@@ -17,8 +17,10 @@ from capfilt.stages.dedup.bands import MOST_FLIPS, Codes, CodeTable, Pairs, Plac
 
 # Says of pairs of places whether they are near by another measure too.
 Alike = Callable[[Places, Places], npt.NDArray[np.bool_]]
-_FEW: Final = 1 << 11  # rows of which all pairs are looked at
+_FEW: Final = 1 << 14  # rows of which all pairs are looked at: faster than tables
+_SMALLEST: Final = 1 << 11  # rows that are not solved in halves
 _PAIRS_A_ROW: Final = 4  # more than these, and rows are solved in halves
+_BLOCK: Final = 1 << 22  # pairs that are looked at at a time
 _PAIRS: Final = 1 << 20  # but so many are always held
 
 
@@ -97,7 +99,7 @@ class _Search:
         count = 0
         for held, asked in self._near(rows, rows, ordered=True):
             count += len(held)
-            if count > most and len(rows) > _FEW:
+            if count > most and len(rows) > _SMALLEST:
                 return None
             found.append((rows[held], rows[asked]))
         return _joined(found)
@@ -106,7 +108,7 @@ class _Search:
         """Yield (place in `kept`, place in `rows`) of near pairs, `ordered` ones better first."""
         codes, asked = self.codes[kept], self.codes[rows]
         if self.radius // 3 > MOST_FLIPS or len(kept) <= _FEW:
-            pairs = _all_pairs(codes, asked, self.radius)
+            pairs = _all_pairs(codes, asked, self.radius, ordered)
         else:
             pairs = CodeTable.of(codes).near(asked, self.radius)
         for held, places in pairs:
@@ -130,10 +132,11 @@ def _decide(owner: Places, better: Places, worse: Places) -> None:
             owner[other] = one
 
 
-def _all_pairs(codes: Codes, asked: Codes, radius: int) -> Iterator[Pairs]:
-    """Yield near pairs by looking at all of them, in blocks."""
-    block = max(1, (1 << 22) // max(1, len(codes)))
+def _all_pairs(codes: Codes, asked: Codes, radius: int, ordered: bool) -> Iterator[Pairs]:
+    """Yield near pairs by looking at all of them, in blocks; `ordered`: at those before alone."""
+    block = max(1, _BLOCK // max(1, len(codes)))
     for start in range(0, len(asked), block):
-        near = hamming(codes[None], asked[start : start + block, None]) <= radius
+        stop = start + block
+        near = hamming(codes[None, : stop if ordered else None], asked[start:stop, None]) <= radius
         places, held = np.nonzero(near)
         yield held, places + start
