@@ -168,10 +168,10 @@ MUTANTS: Final = (
     ),
     Mutant(
         "a rank's shards shifted",
-        "engine/executors.py",
+        "engine/ranks.py",
         "shards[rank::world_size]",
         "shards[rank + 1 :: world_size]",
-        "unit/test_executors.py",
+        "unit/test_ranks.py",
     ),
     Mutant(
         "rows that were fetched again counted twice",

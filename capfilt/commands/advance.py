@@ -43,7 +43,7 @@ class RunResult:
     run_dir: str
     finished: Finished | None
     so_far: Outcome = Outcome()  # of a run that is not finished
-    left: str = "This rank is done. When all ranks are, run once more without --rank."
+    left: str = "Something is left to do; run the same command again."
 
     @property
     def outcome(self) -> Outcome:

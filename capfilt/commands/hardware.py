@@ -1,9 +1,13 @@
 """What a command may use of this machine."""
 
+import os
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from capfilt.engine import passes as engine
 from capfilt.engine.passes import Resources
+from capfilt.engine.ranks import rank_of
 from capfilt.option import WORK, check_options, option
 from capfilt.recipe.round import (
     Round,
@@ -22,12 +26,40 @@ class Hardware:
         at_least=1,
     )
     device: str = option("auto", "auto, cpu, cuda, or a list such as cuda:0,cuda:2", panel=WORK)
-    rank: int = option(0, "Number of this job in a job array, from 0", panel=WORK, at_least=0)
-    world_size: int = option(1, "Number of jobs in the array", panel=WORK, at_least=1)
+    engine: Literal["local", "ranks"] = option(
+        "local",
+        "local: this process and its workers; ranks: one of several jobs over a run folder, which "
+        "its launcher numbers (SLURM array, Kubernetes indexed Job, SkyPilot)",
+        panel=WORK,
+    )
+    rank: int | None = option(
+        None,
+        "Number of this job, from 0, where no launcher tells it",
+        panel=WORK,
+        shown="0",
+        at_least=0,
+    )
+    world_size: int | None = option(
+        None,
+        "Number of jobs over the run folder",
+        panel=WORK,
+        shown="1, or the launcher's",
+        at_least=1,
+    )
 
     def __post_init__(self) -> None:
         """Check the ranges."""
         check_options(self)
+
+    def place(self, environment: Mapping[str, str]) -> tuple[int, int]:
+        """Return rank and world size of this job.
+
+        Raises:
+            InputError: no launcher tells them where they are asked for.
+        """
+        if self.engine == "ranks" and self.rank is None:
+            return rank_of(environment, self.world_size)
+        return self.rank or 0, self.world_size or 1
 
 
 def resources_for(recipe: Round, hardware: Hardware) -> Resources:
@@ -39,4 +71,5 @@ def resources_for(recipe: Round, hardware: Hardware) -> Resources:
     devices = engine.choose_devices(hardware.device)
     workers = engine.choose_workers(hardware.workers, recipe.models, devices)
     host_workers = engine.choose_host_workers(hardware.workers)
-    return Resources(workers, host_workers, devices, hardware.rank, hardware.world_size)
+    rank, world_size = hardware.place(os.environ)
+    return Resources(workers, host_workers, devices, rank, world_size)

@@ -131,11 +131,6 @@ class Processes:
         return [shard for shard in shards if shard not in done and shard not in suspects]
 
 
-def rank_slice(shards: Sequence[str], rank: int, world_size: int) -> list[str]:
-    """Return the shards of one job of a job array: every `world_size`-th, from `rank`."""
-    return list(shards[rank::world_size])
-
-
 def _drain(
     pool: ProcessPoolExecutor,
     shards: Sequence[str],

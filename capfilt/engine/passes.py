@@ -7,17 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from capfilt.engine.executors import Executor, Processes, Serial, rank_slice
+from capfilt.engine.executors import Executor, Processes, Serial
 from capfilt.engine.plan import Plan, PlannedStage, RunReader, is_barrier
+from capfilt.engine.ranks import rank_order
 from capfilt.engine.worker import PassJob, solve_barrier
 from capfilt.errors import InputError
 from capfilt.ledger.ledger import Ledger
 from capfilt.ledger.source import rows_of
 from capfilt.models.checkpoints import weight_bytes
 from capfilt.models.recipe import ModelRef, Precision
+from capfilt.process.rotation import from_own_place
 from capfilt.progress import Progress
-
-# A context manager that shows progress: (label, rows) -> yields a function told of rows done.
 
 _WORKER_OVERHEAD_BYTES: Final = 1_500_000_000  # Python, torch, a slice of pictures and states
 _LARGE_MODEL_BYTES: Final = 200_000_000
@@ -50,8 +50,7 @@ class Resources:
 def advance(plan: Plan, ledger: Ledger, resources: Resources, progress: Progress) -> bool:
     """Do what is missing of a plan. Returns whether all of it is done now.
 
-    A rank of a job array does its own slice; a barrier waits until every rank's slice is there,
-    so the last rank, or a run without a rank, goes beyond it.
+    A rank of a job array does its own slice first, then what others have left; see `ranks`.
     """
     reader = RunReader(ledger, plan)
     for stages in plan.passes():
@@ -127,11 +126,12 @@ def run_pass(
     resources: Resources,
     progress: Progress,
 ) -> None:
-    """Run one pass over this rank's shards that miss something of it."""
-    missing = set(missing_of_pass(plan, ledger, stages))
-    # The slice is cut from all shards, so that ranks do not shift as others finish theirs.
-    slice_ = rank_slice(plan.shards, resources.rank, resources.world_size)
-    mine = _from_own_place([shard for shard in slice_ if shard in missing])
+    """Run one pass over the shards that miss something of it, this rank's own first."""
+    missing = missing_of_pass(plan, ledger, stages)
+    if resources.world_size > 1:
+        mine = rank_order(plan.shards, missing, resources.rank, resources.world_size)
+    else:
+        mine = from_own_place(missing)
     if not mine:
         return
     label = "+".join(planned.stage.name for planned in stages)
@@ -151,18 +151,6 @@ def missing_of_pass(plan: Plan, ledger: Ledger, stages: Sequence[PlannedStage]) 
     for planned in stages:
         wanted.update(plan.missing(ledger, planned))
     return [shard for shard in plan.shards if shard in wanted]
-
-
-def _from_own_place(shards: list[str]) -> list[str]:
-    """Rotate the work by the process id, so that processes on one run start at different shards.
-
-    They need no lock: a shard that another has published meanwhile is skipped, and where two do
-    compute the same one, the first to publish wins.
-    """
-    if not shards:
-        return []
-    start = (os.getpid() * 7919) % len(shards)
-    return shards[start:] + shards[:start]
 
 
 def choose_devices(wanted: str) -> tuple[str, ...]:

@@ -34,6 +34,7 @@ from capfilt.export.rows import span_rows
 from capfilt.ledger.ledger import HashingStream
 from capfilt.ledger.publish import Publisher
 from capfilt.ledger.sealed import sealed
+from capfilt.process.rotation import from_own_place
 from capfilt.progress import Advance, unheard
 from capfilt.stage import ColumnReader
 
@@ -93,13 +94,14 @@ def export_dataset(
     """
     plans = pack(reader, config)
     parts = _Parts(publisher, {entry.path: entry.sha256 for entry in recorded})
-    entries: list[FileEntry] = []
-    for plan in plans:
+    found: dict[int, FileEntry] = {}
+    for plan in from_own_place(plans):  # several processes write different files
         number = f"{plan.number:05d}-of-{len(plans):05d}"
         path = f"{DATA}/{config.split}-{number}.{config.format.suffix}"
         write = _writer(reader, plan, config, extension, carried)
-        entries.append(parts.put(path, plan.rows, write))
+        found[plan.number] = parts.put(path, plan.rows, write)
         told(plan.rows)
+    entries = [found[plan.number] for plan in plans]
     digest = hashlib.sha256("".join(entry.sha256 for entry in entries).encode()).hexdigest()
     rows = sum(entry.rows for entry in entries)
     card = dataset_card(rows, config, provenance, data_version(digest)).encode("utf-8")

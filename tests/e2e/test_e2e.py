@@ -23,6 +23,7 @@ from capfilt.simweb.server import WebServer
 from capfilt.simweb.web import SimulatedWeb, write_web
 
 pytestmark = pytest.mark.slow
+SCRIPT = Path(__file__).parents[2] / "pipelines" / "cluster" / "slurm.sh"
 ROWS = 120
 SEED = 11
 # Faults that answer alike at every request: what comes out may then depend on nothing else.
@@ -158,6 +159,34 @@ def test_workers_shards_and_races_change_nothing(
         assert json.loads(out)["result"]["digest"] == undisturbed["digest"]
     cut = rounds.run("cut", "--workers", "2", "--shard-rows", "33")
     assert cut["digest"] == undisturbed["digest"]
+
+
+def test_jobs_of_an_array_need_nobody_in_between(
+    rounds: Round, undisturbed: dict[str, object]
+) -> None:
+    """By the SLURM script that is ready to copy; one job is killed, and another never begins."""
+    capfilt = rounds.folder / "capfilt"
+    capfilt.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m capfilt "$@"\n')
+    capfilt.chmod(0o755)
+    words = rounds.command("array", "--workers", "1")[4:]
+    jobs = {}
+    for number in ("1", "2", "4"):
+        slurm = {"SLURM_ARRAY_TASK_ID": number, "SLURM_ARRAY_TASK_COUNT": "4"}
+        jobs[number] = subprocess.Popen(
+            ["bash", str(SCRIPT), *words],
+            env={**os.environ, **slurm, "SLURM_ARRAY_TASK_MIN": "1", "CAPFILT": str(capfilt)},
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        )  # fmt: skip
+    ledger = Ledger(rounds.folder / "array")
+    while not any(name.startswith("download") for name in ledger.stages()):
+        time.sleep(0.05)
+    os.killpg(jobs["2"].pid, signal.SIGKILL)
+    jobs.pop("2").communicate()
+    for job in jobs.values():
+        out, err = job.communicate()
+        assert job.returncode == 0, err[-3000:]
+        assert json.loads(out)["result"]["digest"] == undisturbed["digest"]
+    assert rounds.run("array")["digest"] == undisturbed["digest"]
 
 
 def test_appended_rows_alone_are_processed(rounds: Round, undisturbed: dict[str, object]) -> None:

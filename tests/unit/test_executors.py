@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from capfilt.engine.executors import Processes, Serial, rank_slice
+from capfilt.engine.executors import Processes, Serial
 from capfilt.errors import PlanError, WorkerError
 from capfilt.process import signals
 from capfilt.progress import Advance
@@ -123,12 +123,6 @@ def _runs(pid: int) -> bool:
     except FileNotFoundError:
         return False
     return state != "Z"
-
-
-def test_ranks_share_the_shards_without_overlap() -> None:
-    shards = [str(i) for i in range(11)]
-    slices = [rank_slice(shards, rank, 3) for rank in range(3)]
-    assert sorted((shard for own in slices for shard in own), key=int) == shards
 
 
 # A script that does its work in whatever way it is run, with a job of its own or of a module.
