@@ -63,6 +63,10 @@ class Run:
 
     @property
     def own(self) -> tuple[object, ...]:
+        return *self.code, "--workers", "1", "--quiet"
+
+    @property
+    def shared(self) -> tuple[object, ...]:
         return *self.code, "--workers", "2", "--quiet"
 
     @property
@@ -93,7 +97,7 @@ def run(tmp_path: Path) -> Run:
 
 
 def test_it_runs_is_shown_and_exported(run: Run) -> None:
-    result = run.do("run", *run.own)["result"]
+    result = run.do("run", *run.shared)["result"]
     assert result["funnel"]["rows"] == ROWS
     assert {text.rsplit(" ", 1)[0] for text in run.captions()} == {"a picture of brightness"}
     missing = {entry["shards_missing"] for entry in run.do("plan", *run.code)["stages"]}
@@ -219,7 +223,7 @@ def test_it_is_killed_and_resumed(run: Run) -> None:
     whole = Run(run.out.parent / "whole")
     expected = whole.do("run", *whole.own)["result"]["digest"]
     killed = subprocess.Popen(
-        run.command("run", *run.own), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        run.command("run", *run.shared), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         start_new_session=True,
     )  # fmt: skip
     while killed.poll() is None and not list(run.out.glob("stages/caption-*/*.parquet")):
