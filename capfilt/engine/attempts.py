@@ -168,7 +168,7 @@ def _restored(
     also: frozenset[str],
     wanted: str | None,
 ) -> bool:
-    """Publish an attempt again as a retry with these cures began it, where that is what it was."""
+    """Publish a lost attempt again, if a retry with these cures had begun it."""
     last = _last_outcomes(ledger, chain, fetch_id)
     worth = {key for key, (_, kind) in last.items() if can_pass(kind) or kind in also}
     rows = _next_rows(ledger, chain, worth)

@@ -87,7 +87,7 @@ def check_models(plan: Plan, ledger: Ledger) -> bool:
 def precision_hint(
     models: Sequence[ModelRef], precisions: Sequence[Precision], devices: Sequence[str]
 ) -> str | None:
-    """Return what to tell somebody who runs large models at fp32 where bf16 is much faster.
+    """Return a hint for large models at fp32 where bf16 is much faster, or None.
 
     It is never chosen for them: it changes last bits, and with them the identity of every caption
     and score, so that machines of one run that differ would each compute their own.
@@ -106,7 +106,7 @@ def precision_hint(
 
 
 def bf16_warning(precisions: Sequence[Precision], devices: Sequence[str]) -> str | None:
-    """Return what to tell somebody who asks a processor for bf16 that it has no units for."""
+    """Return a warning for bf16 on a processor that has no units for it, or None."""
     if "bf16" not in precisions or devices[0] != "cpu":
         return None
     from capfilt.models.compute.packed_linear import fast_bf16_cpu

@@ -64,7 +64,7 @@ def run_outcome(ledger: Ledger, plan: Plan) -> Outcome:
 
 
 def outcome_of(stages: Sequence[StageStatus]) -> Outcome:
-    """Put together what stages say of failed rows; the first of those that count is the download.
+    """Add up the failed rows of several stages, the download's first.
 
     A stage of which nothing is done says nothing.
     """

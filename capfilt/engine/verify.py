@@ -28,7 +28,7 @@ Kind = Literal["damaged", "missing", "foreign", "unfinished"]
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One file that is not as it should be; `detail` says what and what to do."""
+    """One file that is not as it should be; `detail` says what is wrong and what to do."""
 
     kind: Kind
     path: str

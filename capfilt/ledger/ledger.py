@@ -224,7 +224,7 @@ class HashingStream(io.RawIOBase):
         self._held: bytearray | None = None
 
     def hold(self) -> None:
-        """Keep back what comes from here on."""
+        """Hold back everything that is written from here on."""
         self._held = bytearray()
 
     def release(self, change: Callable[[bytes], bytes]) -> None:

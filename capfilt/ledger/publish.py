@@ -145,7 +145,7 @@ def check_writable(folder: Path) -> None:
 
 
 def _check_file(target: Path) -> None:
-    """Raise StorageError where what has a file's name is none, so that no reader would find it."""
+    """Raise StorageError where a link or a folder has the name of a file."""
     if not target.is_file():
         what = "a link to nothing" if target.is_symlink() else "no file"
         raise StorageError(

@@ -108,7 +108,7 @@ def host_of(url: str | None) -> str:
 
 
 def again_tally(ledger: Ledger, fetch_id: str, shard: str, mask: pa.Array) -> Tally:
-    """Count by what a shard's rows failed that are fetched again; `mask` says which rows are."""
+    """Count why the rows of a shard that are fetched again (`mask`) had failed."""
     outcome = ledger.read(fetch_id, shard, ["status", "failure"]).filter(mask)
     origin = ledger.read(source.STAGE, shard, ORIGIN).filter(mask)
     return tally(outcome, origin, ledger.receipt(fetch_id, shard).failing_hosts)

@@ -140,7 +140,7 @@ def _decoding(base: Nucleus | Beam, given: Mapping[str, Any]) -> Nucleus | Beam:
 
 
 def _one_cut(policy: Policy, given: Mapping[str, Any]) -> Policy:
-    """Give a policy that has one cut of two the one that is given."""
+    """Set the cut that was given, of a policy that takes either of two."""
     if isinstance(policy, BasicFilter) and "threshold" in given:
         return dataclasses.replace(policy, threshold=0.0, fraction=None)
     if isinstance(policy, BasicFilter) and "fraction" in given:
