@@ -4,7 +4,7 @@
 # make test        set up, check style and types, run all tests
 # make bench      rates of every stage, what the ledger costs, memory
 # make chaos      60 kills of runs over the simulated web, each resumed and compared
-# make mutants   22 one-line changes of the code, each of which a test must notice
+# make mutants   26 one-line changes of the code, each of which a test must notice
 # make bench-models  captions and scores a second against transformers and data-juicer
 # make proof       the experiment: does CapFilt help on the simulated web as in the paper (docs/proof.md)
 # make wheel-test  build the wheel and try it in an environment of its own

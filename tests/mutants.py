@@ -57,8 +57,8 @@ MUTANTS: Final = (
     Mutant(
         "a lost race taken for a won one",
         "ledger/publish.py",
-        "            except FileExistsError:\n                return False",
-        "            except FileExistsError:\n                return True",
+        "                _check_file(target)\n                return False",
+        "                _check_file(target)\n                return True",
         "unit/test_ledger.py",
     ),
     Mutant(
@@ -99,8 +99,8 @@ MUTANTS: Final = (
     Mutant(
         "the worst copy kept",
         "stages/dedup/barrier.py",
-        "np.lexsort((keys, -np",
-        "np.lexsort((keys, np",
+        "np.lexsort((keys, -_joined",
+        "np.lexsort((keys, _joined",
         "stages/test_dedup.py",
     ),
     Mutant(
@@ -165,6 +165,34 @@ MUTANTS: Final = (
         'if "fp32" not in precisions or max(',
         "if max(",
         "unit/test_engine.py",
+    ),
+    Mutant(
+        "one bit of a band fewer turned",
+        "stages/dedup/bands.py",
+        "_flips(band.bits, radius // len(_BANDS))",
+        "_flips(band.bits, radius // len(_BANDS) - 1)",
+        "stages/test_bands.py",
+    ),
+    Mutant(
+        "others' shards left undone",
+        "engine/ranks.py",
+        "return own + sorted(others,",
+        "return own + sorted(others - others,",
+        "unit/test_ranks.py",
+    ),
+    Mutant(
+        "a whole number taken for another than the float",
+        "fingerprint.py",
+        "return float(value) if type(value) is int else value",
+        "return value",
+        "unit/test_identities.py",
+    ),
+    Mutant(
+        "a changed file taken for the one that was cut",
+        "inputs/checked.py",
+        "stamp.size, stamp.mtime_ns)",
+        "0, 0)",
+        "unit/test_memory.py",
     ),
     Mutant(
         "a rank's shards shifted",
