@@ -8,8 +8,8 @@ import typer
 from capfilt.cli.console import AsJson, Quiet, errors, progress_bar, say, show
 from capfilt.cli.signature import takes
 from capfilt.commands import Hardware
-from capfilt.commands.plan import plan as planned
-from capfilt.commands.run import run as ran
+from capfilt.commands.plan import plan as plan_command
+from capfilt.commands.run import run as run_command
 from capfilt.flags import constructed, flags_of
 from capfilt.inputs import InputSpec
 from capfilt.recipe.options import RoundOptions, round_flags
@@ -36,7 +36,7 @@ def run(
     with errors():
         spec = constructed(InputSpec, given, paths=tuple(inputs))
         options, hardware = RoundOptions.among(given), constructed(Hardware, given)
-        show(ran(spec, options, out, hardware, progress_bar(quiet), say), as_json)
+        show(run_command(spec, options, out, hardware, progress_bar(quiet), say), as_json)
 
 
 @takes(flags_of(InputSpec), round_flags(), flags_of(Hardware))
@@ -45,4 +45,4 @@ def plan(inputs: Inputs, out: Out, as_json: AsJson = False, **given: Any) -> Non
     with errors():
         spec = constructed(InputSpec, given, paths=tuple(inputs))
         options, hardware = RoundOptions.among(given), constructed(Hardware, given)
-        show(planned(spec, options, out, hardware, say), as_json)
+        show(plan_command(spec, options, out, hardware, say), as_json)

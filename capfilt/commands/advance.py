@@ -13,20 +13,14 @@ from capfilt.engine.outdated import outdated
 from capfilt.engine.passes import Resources
 from capfilt.engine.plan import Plan, RunReader
 from capfilt.engine.record import RecordedRound, plan_round
-from capfilt.engine.status import (
-    run_outcome,
-)
+from capfilt.engine.status import run_outcome
 from capfilt.engine.verify import Problem, damaged_exports, set_aside
 from capfilt.errors import InputError, NothingUsableError
 from capfilt.export.kept import kept_of
 from capfilt.inputs import Input
 from capfilt.ledger.ledger import Ledger
 from capfilt.ledger.publish import check_writable
-from capfilt.ledger.source import (
-    SourceManifest,
-    check_shard_rows,
-    kept_stage,
-)
+from capfilt.ledger.source import SourceManifest, check_shard_rows, kept_stage
 from capfilt.ledger.tally import Outcome
 from capfilt.progress import Progress, Say
 from capfilt.recipe.options import warnings_of

@@ -25,23 +25,14 @@ from capfilt.engine.garbage import Garbage, find_garbage, remove
 from capfilt.engine.passes import Resources
 from capfilt.engine.plan import Plan, RunReader
 from capfilt.engine.record import fetched_models, latest_round, plan_round, recorded_rounds
-from capfilt.engine.status import (
-    StageStatus,
-    outcome_of,
-    plain_status,
-    run_outcome,
-    stage_status,
-)
+from capfilt.engine.status import StageStatus, outcome_of, plain_status, run_outcome, stage_status
 from capfilt.engine.verify import Problem, damaged_exports, set_aside, verify_run
 from capfilt.errors import InputError
 from capfilt.export.place import is_export
 from capfilt.export.verify import verify_export
 from capfilt.flags import replaced
 from capfilt.ledger.ledger import Ledger
-from capfilt.ledger.source import (
-    load_manifest,
-    rows_of,
-)
+from capfilt.ledger.source import load_manifest, rows_of
 from capfilt.ledger.tally import Outcome
 from capfilt.progress import Progress, Say
 from capfilt.recipe.options import exported_with

@@ -9,9 +9,7 @@ from capfilt.engine import passes as engine
 from capfilt.engine.passes import Resources
 from capfilt.engine.ranks import rank_of
 from capfilt.option import WORK, check_options, option
-from capfilt.recipe.round import (
-    Round,
-)
+from capfilt.recipe.round import Round
 
 
 @dataclass(frozen=True, slots=True)

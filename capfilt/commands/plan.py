@@ -10,9 +10,7 @@ from capfilt.engine.record import plan_round
 from capfilt.inputs import InputSpec, open_input
 from capfilt.ledger.ledger import Ledger
 from capfilt.ledger.memory import Memory
-from capfilt.ledger.source import (
-    peek,
-)
+from capfilt.ledger.source import peek
 from capfilt.progress import Say
 from capfilt.recipe.options import RoundOptions, build_round
 from capfilt.stages.download.notes import fetch_notes

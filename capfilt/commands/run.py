@@ -18,10 +18,7 @@ from capfilt.engine.verify import damaged_records
 from capfilt.inputs import Input, InputSpec, open_input
 from capfilt.ledger.ledger import Ledger
 from capfilt.ledger.memory import Memory
-from capfilt.ledger.source import (
-    SourceManifest,
-    cut,
-)
+from capfilt.ledger.source import SourceManifest, cut
 from capfilt.progress import Progress, Say
 from capfilt.recipe.options import RoundOptions, build_round, warnings_of
 from capfilt.recipe.round import Round

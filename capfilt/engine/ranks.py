@@ -73,8 +73,9 @@ def rank_order(
 ) -> list[str]:
     """Return the missing shards in the order in which a rank does them: its own, then others'."""
     # The slice is cut from all shards, so that ranks do not shift as others finish theirs.
-    own = [shard for shard in rank_slice(shards, rank, world_size) if shard in missing]
-    others = set(missing) - set(own)
+    left = set(missing)
+    own = [shard for shard in rank_slice(shards, rank, world_size) if shard in left]
+    others = left.difference(own)
     return own + sorted(others, key=lambda shard: _place(shard, rank))
 
 

@@ -16,9 +16,7 @@ from capfilt.ledger import source
 from capfilt.ledger.ledger import Ledger
 from capfilt.ledger.sealed import sealed, unsealed
 from capfilt.ledger.source import SourceManifest, load_manifest
-from capfilt.models.recipe import (
-    ModelRef,
-)
+from capfilt.models.recipe import ModelRef
 from capfilt.plain import from_plain, to_plain
 from capfilt.recipe.round import Round
 

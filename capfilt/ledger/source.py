@@ -86,15 +86,12 @@ def cut(data: Input, ledger: Ledger, shard_rows: int, told: Advance = unheard) -
     Raises:
         InputError: the input has no rows, or `shard_rows` is not positive.
     """
-
+    if (known := _recalled(data, ledger, shard_rows)) is not None:
+        told(known.rows)
+        return known
     there = ledger.shards(STAGE)
     kept = kept_stage(data)
     kept_there = ledger.shards(kept) if kept else set()
-    if (
-        known := _recalled(data, ledger, shard_rows, there, kept_there if kept else None)
-    ) is not None:
-        told(known.rows)
-        return known
 
     def publish(name: str, rows: list[_Row]) -> None:
         if name not in there:
@@ -110,9 +107,7 @@ def cut(data: Input, ledger: Ledger, shard_rows: int, told: Advance = unheard) -
     return manifest
 
 
-def _recalled(
-    data: Input, ledger: Ledger, shard_rows: int, there: set[str], kept_there: set[str] | None
-) -> SourceManifest | None:
+def _recalled(data: Input, ledger: Ledger, shard_rows: int) -> SourceManifest | None:
     """Return what the same files were cut into before, where all of it is there still."""
     cut = recall(ledger, data.identity, shard_rows)
     if cut is None:
@@ -122,8 +117,8 @@ def _recalled(
     except DamageError:
         return None
     shards = set(manifest.shards)
-    whole = shards <= there and (kept_there is None or shards <= kept_there)
-    return manifest if whole else None
+    stages = filter(None, (STAGE, cut.kept_stage))
+    return manifest if all(shards <= ledger.shards(stage) for stage in stages) else None
 
 
 def kept_stage(data: Input) -> str | None:
@@ -146,10 +141,7 @@ def kept_stage(data: Input) -> str | None:
 
 def peek(data: Input, ledger: Ledger, shard_rows: int) -> SourceManifest:
     """Return what `cut` would, without writing anything."""
-    kept = kept_stage(data)
-    there = ledger.shards(STAGE)
-    known = _recalled(data, ledger, shard_rows, there, ledger.shards(kept) if kept else None)
-    if known is not None:
+    if (known := _recalled(data, ledger, shard_rows)) is not None:
         return known
     return _walk(data, ledger, shard_rows, lambda _name, _rows: None)
 

@@ -6,6 +6,7 @@ always points at a row that is kept, and lies within the threshold of it. Rows o
 differ in their texts, are no duplicates of each other.
 """
 
+import contextlib
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -97,7 +98,7 @@ class Dedup:
 
     def solve(self, shards: Iterable[pa.Table]) -> Iterator[pa.RecordBatch]:
         """Return each row's `dup_of`; see `stage.BarrierStage`."""
-        with VectorFile() as vectors:
+        with contextlib.closing(VectorFile()) as vectors:
             parts = []
             for table in shards:
                 part, own = _gathered(table, self.method)

@@ -1,8 +1,7 @@
 """Embeddings in a temporary file: all rows' are more than memory should hold."""
 
 import tempfile
-from types import TracebackType
-from typing import IO, Final, Self
+from typing import IO, Final
 
 import numpy as np
 
@@ -15,22 +14,15 @@ _TYPE: Final = np.dtype("<f4")
 class VectorFile:
     """Vectors of one length, appended in the order of their rows and read at any place.
 
-    It lies where temporary files do (TMPDIR), and is gone when it is left.
+    It lies where temporary files do (TMPDIR), and is gone when it is closed.
     """
 
     def __init__(self) -> None:
-        self._file: IO[bytes] = tempfile.TemporaryFile(prefix="capfilt-vectors-")  # noqa: SIM115  # closed by __exit__
+        self._file: IO[bytes] = tempfile.TemporaryFile(prefix="capfilt-vectors-")  # noqa: SIM115  # closed by close
         self._rows, self._width = 0, 1
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Give the file up."""
         self._file.close()
 
     def append(self, vectors: Vectors) -> None:
