@@ -19,18 +19,15 @@ from pathlib import Path
 from typing import Final, Literal
 
 from capfilt.errors import InputError
-from capfilt.inputs.arrow import ArrowTable, saved_files
+from capfilt.inputs.arrow import saved_files
 from capfilt.inputs.columns import URL, Role
-from capfilt.inputs.delimited import DelimitedTable
-from capfilt.inputs.embedded import find_images
+from capfilt.inputs.embedded import find_images, open_picture_table
 from capfilt.inputs.exported import MARKS, export_files
 from capfilt.inputs.formats import AUTO
 from capfilt.inputs.images import is_metadata
 from capfilt.inputs.img2dataset import is_shard
-from capfilt.inputs.jsonlines import JsonLinesTable
 from capfilt.inputs.own import InputReader
-from capfilt.inputs.parquet import ParquetTable
-from capfilt.inputs.paths import expand, list_folder, table_kind, unknown_format
+from capfilt.inputs.paths import expand, list_folder, open_table, table_kind, unknown_format
 from capfilt.inputs.spec import (
     DOWNLOAD_MISSING_OPTION,
     FOLLOW_LINKS_OPTION,
@@ -168,7 +165,7 @@ def _metadata_of(folder: Path) -> Path | None:
 
 def _names_images(table: Path) -> bool:
     """Say whether a metadata table names images, and no addresses."""
-    columns = _columns_of(table)
+    columns = open_table(table, "utf-8").columns
     return "file_name" in columns and not _has(URL, columns)
 
 
@@ -176,21 +173,12 @@ def _has(role: Role, columns: tuple[str, ...]) -> bool:
     return any(column.lower() in role.known for column in columns)
 
 
-def _columns_of(table: Path) -> tuple[str, ...]:
-    match table.suffix:
-        case ".jsonl":
-            return JsonLinesTable.open(table, "utf-8").columns
-        case ".csv":
-            return DelimitedTable.open(table, "utf-8", ",").columns
-    return ParquetTable.open(table).columns
-
-
 def _picture_kind(path: Path) -> Literal["hf", "export"] | None:
     """Return what a Parquet or Arrow file with images in it is, or None."""
     kind = table_kind(path)
     if kind not in {"parquet", "arrow"}:
         return None
-    table = ParquetTable.open(path) if kind == "parquet" else ArrowTable.open(path)
+    table = open_picture_table(path)
     if find_images(table, None) is None:
         return None
     return "export" if set(table.columns) >= MARKS else "hf"
@@ -233,11 +221,9 @@ def _images_part(spec: InputSpec) -> Part:
     """Return captions tables, or tables that have the images inside."""
     files = tuple(expand(_unfolded(spec.paths), _is_table, "captions table"))
     table = files[0]
-    kind = table_kind(table)
-    if kind in {"parquet", "arrow"}:
-        opened = ParquetTable.open(table) if kind == "parquet" else ArrowTable.open(table)
-        if find_images(opened, spec.image_col) is not None:
-            return Part("hf", files)
+    typed = table_kind(table) in {"parquet", "arrow"}
+    if typed and find_images(open_picture_table(table), spec.image_col) is not None:
+        return Part("hf", files)
     if len(files) > 1 and os.path.isdir(spec.paths[0]):
         names = ", ".join(path.name for path in files[:5])
         raise InputError(f"{spec.paths[0]}: holds several tables ({names}); name the right one")

@@ -8,6 +8,7 @@ import functools
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 import pyarrow as pa
@@ -20,6 +21,7 @@ from capfilt.inputs.arrow import ArrowTable, open_batches
 from capfilt.inputs.columns import IMAGE
 from capfilt.inputs.images import locate
 from capfilt.inputs.parquet import ParquetTable, open_parquet
+from capfilt.inputs.paths import table_kind
 from capfilt.inputs.refs import arrow_ref, parquet_ref
 from capfilt.inputs.spec import DOWNLOAD_MISSING_OPTION, IMAGE_OPTION
 from capfilt.inputs.tables import ERROR, Wanted
@@ -46,6 +48,11 @@ class ImageColumn:
     def leaf(self) -> str:
         """The column of bytes, as references name it."""
         return f"{self.name}.bytes" if self.nested else self.name
+
+
+def open_picture_table(path: Path) -> PictureTable:
+    """Open a Parquet or Arrow file, by its name."""
+    return ArrowTable.open(path) if table_kind(path) == "arrow" else ParquetTable.open(path)
 
 
 def find_images(table: PictureTable, given: str | None) -> ImageColumn | None:

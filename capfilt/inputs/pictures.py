@@ -7,12 +7,10 @@ from pathlib import Path
 import pyarrow as pa
 
 from capfilt.errors import InputError
-from capfilt.inputs.arrow import ArrowTable
 from capfilt.inputs.columns import CAPTION, URL, maybe_column
-from capfilt.inputs.embedded import Embedded, PictureTable, find_images
+from capfilt.inputs.embedded import Embedded, PictureTable, find_images, open_picture_table
 from capfilt.inputs.exported import MARKS, ExportRows, extra_columns
-from capfilt.inputs.parquet import ParquetTable
-from capfilt.inputs.paths import labels, table_kind
+from capfilt.inputs.paths import labels
 from capfilt.inputs.sources import Source, found_column, kept_columns, kept_line
 from capfilt.inputs.spec import KIND_OPTION, InputSpec
 from capfilt.inputs.tables import Table, Wanted, raw_of, same_column, spread
@@ -25,7 +23,7 @@ def open_export(spec: InputSpec, files: Sequence[Path]) -> Source:
 
 def open_pictures(spec: InputSpec, files: Sequence[Path], exported: bool = False) -> Source:
     """Open tables with the images inside."""
-    tables = [_open_table(path) for path in files]
+    tables = [open_picture_table(path) for path in files]
     images = [find_images(table, spec.image_col) for table in tables]
     for table, image in zip(tables, images, strict=True):
         if image is None or image != images[0]:
@@ -106,7 +104,3 @@ class _PictureRows:
             rest = others[len(self.rows.extra) :]
             plain = pa.RecordBatch.from_arrays([url, caption, *rest], names=wanted.names)
             yield raw_of(plain, wanted, ref)
-
-
-def _open_table(path: Path) -> PictureTable:
-    return ArrowTable.open(path) if table_kind(path) == "arrow" else ParquetTable.open(path)
