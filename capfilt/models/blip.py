@@ -20,10 +20,11 @@ from capfilt.errors import ModelError
 from capfilt.models.compute.buckets import Bucket, States
 from capfilt.models.compute.decoder import Decoder
 from capfilt.models.compute.loading import Normaliser, load_checkpoint, load_tokenizer
-from capfilt.models.compute.matching import Scores, TiledMatcher, put_scores, unscored
+from capfilt.models.compute.matching import Scores, TiledMatcher, scattered
 from capfilt.models.compute.packed_linear import Dense
 from capfilt.models.compute.text import ImageKeys, TextTower
 from capfilt.models.compute.tiles import Tiled, TileSizes, fixed_compute, tiles
+from capfilt.models.compute.transfer import PixelUpload, to_device
 from capfilt.models.compute.uniforms import uniforms
 from capfilt.models.compute.vision import VisionTower
 from capfilt.models.families import ModelKind
@@ -50,7 +51,8 @@ class BlipCaptioner(Tiled):
         self._prompt = self._prompt_ids(recipe.prompt, int(text.bos_token_id))
         self._vision = VisionTower(model.vision_model)
         super().__init__(TileSizes.of(self._vision.tokens, int(text.hidden_size), device))
-        self._decoder = Decoder(model.text_decoder, self.sizes.slots, self.sizes.images)
+        shape = self.sizes.slots, self.sizes.images, self._vision.tokens
+        self._decoder = Decoder(model.text_decoder, *shape)
         # Beam search is transformers' own, over our image states.
         self._reference = model.text_decoder if isinstance(recipe.decoding, Beam) else None
 
@@ -92,11 +94,16 @@ class BlipCaptioner(Tiled):
         """Return token ids (B, K, max_length), the prompt included."""
         steps = self._lengths.max_length - len(self._prompt)
         noise = uniforms(self._recipe.seed, keys, self._recipe.num_captions, steps)
-        chances = torch.from_numpy(noise).to(self._device)
+        chances = to_device(torch.from_numpy(noise), self._device)
+        sent = PixelUpload(images, self.sizes.images, self._device)
 
         def states(chosen: Sequence[int]) -> torch.Tensor:
-            [(tile, _)] = tiles([images[i] for i in chosen], self.sizes.images)
-            return self._vision(self._pixels(tile))
+            tile = sent.take()
+            if tile is None or tile[1] != len(chosen):
+                raise RuntimeError("the decoder asks for images in order, a tile at a time")
+            found = self._vision(self._pixels(tile[0]))
+            sent.prepare()
+            return found
 
         return self._decoder.sample(states, chances, self._prompt, recipe, self._lengths, self._end)
 
@@ -104,7 +111,7 @@ class BlipCaptioner(Tiled):
         """Return token ids (B, K, length), the prompt included."""
         found = [
             self._beams_of(self._vision(self._pixels(tile)), recipe)[:real]
-            for tile, real in tiles(images, self.sizes.images)
+            for tile, real in PixelUpload(images, self.sizes.images, self._device)
         ]
         longest = max(ids.shape[2] for ids in found)
         return torch.cat(
@@ -178,14 +185,12 @@ class BlipMatcher(TiledMatcher):
         return out
 
     def _matched(self, images: Sequence[Pixels], texts: Sequence[Sequence[str]]) -> Scores:
-        itm, itc = unscored(texts), unscored(texts)
         states = [states for (states,) in self._states(images)]
-        buckets = self._buckets(texts)
+        buckets, scores = self._buckets(texts), []
         for bucket, first in zip(buckets, self._grounded(buckets, states), strict=True):
             image = torch.stack([states[place][0] for place, _ in bucket.places])
-            put_scores(itm, bucket, self._itm(first))
-            put_scores(itc, bucket, self._itc(bucket, image))
-        return itm, itc
+            scores.append(torch.stack([self._itm(first), self._itc(bucket, image)]))
+        return scattered(texts, buckets, scores)
 
     def _vectors(self, states: list[States]) -> torch.Tensor:
         first = [state[0] for (state,) in states]
@@ -198,7 +203,7 @@ class BlipMatcher(TiledMatcher):
     def _image_features(self, first: torch.Tensor) -> torch.Tensor:
         return normalize(self._vision_proj(first), dim=-1)
 
-    def _encode(self, images: list[Pixels]) -> States:
+    def _encode(self, images: torch.Tensor) -> States:
         """Return image states (B, N, D)."""
         return (self._vision(self._pixels(images)),)
 
@@ -218,20 +223,18 @@ class BlipMatcher(TiledMatcher):
         for number in range(len(self._text.layers)):
             keys.project(number)
             for at, bucket in enumerate(buckets):
-                look = partial(keys.gather, [place for place, _ in bucket.places])
+                look = partial(keys.gather, bucket)
                 hidden[at] = self._text.bidirectional(number, hidden[at], masks[at], look)
         return [x[:, 0] for x in hidden]
 
-    def _itm(self, first: torch.Tensor) -> list[float]:
-        """Return the probability of a match of each text."""
-        chances: list[float] = torch.softmax(self._itm_head(first).float(), dim=-1)[:, 1].tolist()
-        return chances
+    def _itm(self, first: torch.Tensor) -> torch.Tensor:
+        """Return the probability of a match of each text, (tile,)."""
+        return torch.softmax(self._itm_head(first).float(), dim=-1)[:, 1]
 
-    def _itc(self, bucket: Bucket, image: torch.Tensor) -> list[float]:
-        """Return the cosine of each text with its image's class state (tile, D)."""
+    def _itc(self, bucket: Bucket, image: torch.Tensor) -> torch.Tensor:
+        """Return the cosine (tile,) of each text with its image's class state (tile, D)."""
         products = self._text_features(bucket) * self._image_features(image)
-        cosines: list[float] = products.float().sum(-1).tolist()
-        return cosines
+        return products.float().sum(-1)
 
     def _text_features(self, bucket: Bucket) -> torch.Tensor:
         """Return embeddings (tile, D) of texts alone, [CLS] at position 0."""
@@ -275,19 +278,19 @@ class _LayerKeys:
                 kept[start : start + real] = new[:real]
             start += real
 
-    def gather(self, places: Sequence[int], q: torch.Tensor) -> torch.Tensor:
-        """Attend (texts, heads, L, d), text i to the image at places[i]."""
+    def gather(self, bucket: Bucket, q: torch.Tensor) -> torch.Tensor:
+        """Attend (texts, heads, L, d), each text to its own image."""
         if self._held is None:
             raise RuntimeError("project comes first")
         keys, values = self._held
         if q.device.type != "cpu":
-            chosen = torch.tensor(list(places), device=q.device)
-            return scaled_dot_product_attention(q, keys[chosen], values[chosen])
+            own = keys.index_select(0, bucket.images), values.index_select(0, bucket.images)
+            return scaled_dot_product_attention(q, *own)
         # One text at a time reads its image where it lies: no copy, and a shape of its own.
         return torch.cat(
             [
                 scaled_dot_product_attention(q[i : i + 1], keys[p : p + 1], values[p : p + 1])
-                for i, p in enumerate(places)
+                for i, (p, _) in enumerate(bucket.places)
             ]
         )
 

@@ -21,6 +21,7 @@ from capfilt.models.compute.language import Prompt, ends, sample, search
 from capfilt.models.compute.loading import Normaliser, load_checkpoint, load_tokenizer
 from capfilt.models.compute.matching import TiledMatcher
 from capfilt.models.compute.tiles import Tiled, TileSizes, fixed_compute, tiles
+from capfilt.models.compute.transfer import PixelUpload, to_device
 from capfilt.models.compute.uniforms import uniforms
 from capfilt.models.families import ModelKind
 from capfilt.models.protocols import Pixels
@@ -80,22 +81,24 @@ class Blip2Captioner(Tiled):
 
     def _written(self, images: Sequence[Pixels], keys: Sequence[str]) -> torch.Tensor:
         """Return written token ids (B, K, steps)."""
-        numbered = list(zip(images, keys, strict=True))
-        parts = [self._tile(tile)[:real] for tile, real in tiles(numbered, self.sizes.images)]
+        sent = PixelUpload(images, self.sizes.images, self._device)
+        parts = [
+            self._tile(pixels, tile)[:real]
+            for (pixels, real), (tile, _) in zip(sent, tiles(keys, self.sizes.images), strict=True)
+        ]
         return torch.cat(parts)
 
-    def _tile(self, tile: Sequence[tuple[Pixels, str]]) -> torch.Tensor:
+    def _tile(self, pixels: torch.Tensor, keys: Sequence[str]) -> torch.Tensor:
         language, prompt = self._model.language_model, self._prompt
-        queries = self._queries([image for image, _ in tile])
+        queries = self._queries(pixels)
         recipe, lengths = self._recipe, self._lengths
         if isinstance(recipe.decoding, Beam):
             return search(language, queries, prompt, recipe.num_captions, recipe.decoding, lengths)
-        keys = [key for _, key in tile]
         noise = uniforms(recipe.seed, keys, recipe.num_captions, prompt.steps(lengths))
-        chances = torch.from_numpy(noise).to(self._device)
+        chances = to_device(torch.from_numpy(noise), self._device)
         return sample(language, queries, prompt, chances, recipe.decoding, lengths)
 
-    def _queries(self, images: list[Pixels]) -> torch.Tensor:
+    def _queries(self, images: torch.Tensor) -> torch.Tensor:
         """Return what the language model reads of each image: (B, Q, its width)."""
         states = self._model.vision_model(pixel_values=self._pixels(images)).last_hidden_state
         seen = self._looked(states)
@@ -136,19 +139,17 @@ class Blip2Matcher(TiledMatcher):
         means = torch.stack([features.float().mean(0) for _, features in states])
         return normalize(means, dim=-1)
 
-    def _scores_of(
-        self, bucket: Bucket, parts: list[torch.Tensor]
-    ) -> tuple[list[float], list[float]]:
+    def _scores_of(self, bucket: Bucket, parts: list[torch.Tensor]) -> torch.Tensor:
         states, features = parts
-        return self._itm(bucket, states), self._itc(bucket, features)
+        return torch.stack([self._itm(bucket, states), self._itc(bucket, features)])
 
-    def _encode(self, images: list[Pixels]) -> States:
+    def _encode(self, images: torch.Tensor) -> States:
         """Return image states (B, N, D), and normalised query features (B, Q, P)."""
         states = self._model.vision_model(pixel_values=self._pixels(images)).last_hidden_state
         queries = image_queries(self._model, states).to(states.dtype)
         return states, normalize(self._model.vision_projection(queries), dim=-1)
 
-    def _itm(self, bucket: Bucket, states: torch.Tensor) -> list[float]:
+    def _itm(self, bucket: Bucket, states: torch.Tensor) -> torch.Tensor:
         """Return each text's probability of a match with its image (tile, N, D)."""
         model, count = self._model, len(bucket.ids)
         queries = model.query_tokens.expand(count, -1, -1)
@@ -161,10 +162,9 @@ class Blip2Matcher(TiledMatcher):
             encoder_hidden_states=states,
         ).last_hidden_state[:, :width]
         logits = model.itm_head(joint.to(model.itm_head.weight.dtype)).mean(dim=1)
-        chances: list[float] = torch.softmax(logits.float(), dim=-1)[:, 1].tolist()
-        return chances
+        return torch.softmax(logits.float(), dim=-1)[:, 1]
 
-    def _itc(self, bucket: Bucket, features: torch.Tensor) -> list[float]:
+    def _itc(self, bucket: Bucket, features: torch.Tensor) -> torch.Tensor:
         """Return each text's largest cosine with one of its image's queries (tile, Q, P)."""
         model = self._model
         alone = model.qformer(
@@ -173,8 +173,7 @@ class Blip2Matcher(TiledMatcher):
             attention_mask=bucket.mask,
         ).last_hidden_state[:, 0]
         text = normalize(model.text_projection(alone.to(features.dtype)), dim=-1)
-        cosines: list[float] = (features @ text[:, :, None]).squeeze(-1).amax(1).float().tolist()
-        return cosines
+        return (features @ text[:, :, None]).squeeze(-1).amax(1).float()
 
 
 def image_queries(model: Any, states: torch.Tensor) -> torch.Tensor:  # untyped classes

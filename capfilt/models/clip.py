@@ -12,7 +12,6 @@ from capfilt.models.compute.matching import TiledMatcher
 from capfilt.models.compute.tiles import TileSizes
 from capfilt.models.families import ModelKind
 from capfilt.models.pixels import Framing
-from capfilt.models.protocols import Pixels
 from capfilt.models.recipe import ModelRef, Precision
 
 _TEXT_LENGTHS: Final = (12, 20, 32, 48)  # and the model's own limit, 77
@@ -47,13 +46,11 @@ class ClipMatcher(TiledMatcher):
     def _vectors(self, states: list[States]) -> torch.Tensor:
         return torch.stack([features for (features,) in states]).float()
 
-    def _scores_of(
-        self, bucket: Bucket, parts: list[torch.Tensor]
-    ) -> tuple[list[float], list[float]]:
-        cosines = (self._text_features(bucket) * parts[0]).float().sum(-1).tolist()
-        return [float("nan")] * len(cosines), cosines
+    def _scores_of(self, bucket: Bucket, parts: list[torch.Tensor]) -> torch.Tensor:
+        cosines = (self._text_features(bucket) * parts[0]).float().sum(-1)
+        return torch.stack([torch.full_like(cosines, torch.nan), cosines])
 
-    def _encode(self, images: list[Pixels]) -> States:
+    def _encode(self, images: torch.Tensor) -> States:
         pooled = self._model.vision_model(pixel_values=self._pixels(images)).pooler_output
         return (normalize(self._model.visual_projection(pooled), dim=-1),)
 

@@ -97,7 +97,7 @@ def test_a_matcher_is_adapted_and_scores_as_peft_does(
     texts = ["a red circle", "the dog"]
     itm, itc = matcher.match(IMAGES, [texts] * 2)
     tokens = AutoTokenizer.from_pretrained(tiny_pair[1])(texts, padding=True, return_tensors="pt")
-    pixels = matcher._pixels(IMAGES)  # type: ignore[attr-defined]  # a BlipMatcher
+    pixels = matcher._pixels(torch.from_numpy(np.stack(IMAGES)))  # type: ignore[attr-defined]  # a BlipMatcher
     with torch.inference_mode():
         for place in range(2):
             image = pixels[place : place + 1].repeat(2, 1, 1, 1)

@@ -72,7 +72,7 @@ def test_preprocessing_is_that_of_transformers(
     original.save(tmp_path / "x.png")
     ref = resolve_model(str(tiny_pair[0]), "captioner")
     ours = Normaliser(ref, ModelKind.BLIP_CAPTIONER, "cpu", torch.float32)(
-        [load_rgb((tmp_path / "x.png").read_bytes(), 32)]
+        torch.tensor(load_rgb((tmp_path / "x.png").read_bytes(), 32))[None]
     )
     processor = BlipImageProcessorPil.from_pretrained(tiny_pair[0])
     theirs = processor([original], return_tensors="pt").pixel_values

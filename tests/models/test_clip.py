@@ -43,7 +43,7 @@ def test_preprocessing_is_that_of_transformers(folder: Path, size: tuple[int, in
     normalise = Normaliser(
         resolve_model(str(folder), "matcher"), ModelKind.CLIP_MATCHER, "cpu", torch.float32
     )
-    ours = normalise([load_rgb(out.getvalue(), SIDE, "crop")])
+    ours = normalise(torch.tensor(load_rgb(out.getvalue(), SIDE, "crop"))[None])
     theirs = CLIPImageProcessorPil.from_pretrained(folder)([original], return_tensors="pt")
     # One level of 255: the crop is cut from the source, so its weights differ in the last bit.
     assert (ours - theirs.pixel_values).abs().max() < 1.01 / 255 / 0.26

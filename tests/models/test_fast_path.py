@@ -123,7 +123,9 @@ def test_vision_states_are_those_of_transformers(pair: Pair) -> None:
 def test_decoder_logits_are_those_of_transformers_at_every_step(pair: Pair) -> None:
     images, captions, lengths = len(pair.pixels), 3, Lengths(12, 12)
     states = pair.captioner.vision_model(pair.pixels).last_hidden_state
-    decoder = Recorder(pair.captioner.text_decoder, slots=images, enter=images)
+    decoder = Recorder(
+        pair.captioner.text_decoder, slots=images, enter=images, tokens=states.shape[1]
+    )
     steps = lengths.max_length - len(pair.prompt)
     noise = noise_of(images, captions, steps)
     ids = decoder.sample(lambda _: states, noise, pair.prompt, Nucleus(), lengths, pair.end)
@@ -145,7 +147,7 @@ def test_decoder_logits_are_those_of_transformers_at_every_step(pair: Pair) -> N
 def test_greedy_tokens_are_those_of_transformers(pair: Pair) -> None:
     lengths = Lengths(5, 16)
     tower = VisionTower(pair.captioner.vision_model)
-    decoder = Decoder(pair.captioner.text_decoder, slots=2, enter=1)
+    decoder = Decoder(pair.captioner.text_decoder, slots=2, enter=1, tokens=tower.tokens)
     noise = noise_of(len(pair.pixels), 1, lengths.max_length - len(pair.prompt))
     ours = decoder.sample(
         lambda chosen: tower(pair.pixels[list(chosen)]),
@@ -269,7 +271,7 @@ def test_order_and_moment_of_entry_change_nothing(order: list[int], enter: int, 
     states = torch.from_numpy(np.random.default_rng(4).normal(size=(11, 65, 128))).float()
     noise = noise_of(11, 2, Lengths().max_length - len(prompt))
     # One number of slots is one compute shape; with another, last bits may differ.
-    decoder = Decoder(model.text_decoder, slots=enter + more, enter=enter)
+    decoder = Decoder(model.text_decoder, slots=enter + more, enter=enter, tokens=65)
 
     def written(images: Sequence[int]) -> list[list[list[int]]]:
         def give(chosen: Sequence[int]) -> torch.Tensor:

@@ -1,6 +1,7 @@
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from transformers import AutoTokenizer, InstructBlipForConditionalGeneration
@@ -79,7 +80,9 @@ def test_the_queries_look_for_what_is_asked(folder: Path) -> None:
         captioner_of(folder, Nucleus(), prompt=prompt) for prompt in (INSTRUCTION, "a small cat")
     )
     with torch.inference_mode():
-        ours, theirs = (one._queries(some_images(2)) for one in (asked, other))
+        ours, theirs = (
+            one._queries(torch.from_numpy(np.stack(some_images(2)))) for one in (asked, other)
+        )
     assert ours.shape == theirs.shape == (2, QUERIES, 32)
     assert (ours - theirs).abs().max() > 0.01
 

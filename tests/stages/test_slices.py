@@ -2,6 +2,7 @@
 
 import io
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from capfilt.ledger.ledger import Ledger, Receipt
 from capfilt.models.checkpoints import resolve_model
 from capfilt.models.clip import ClipMatcher
 from capfilt.models.compute.buckets import ImageMemo
+from capfilt.models.compute.transfer import PixelUpload
 from capfilt.models.compute.vision import VisionTower
 from capfilt.models.pixels import load_rgb
 from capfilt.models.shared import shared
@@ -71,8 +73,8 @@ def test_each_picture_is_decoded_and_encoded_once(
         seen[id(self)] += distinct(pixels)
         return encode(self, pixels)
 
-    def clip_encoded(self: ClipMatcher, images: list[Any]) -> Any:
-        seen["clip"] += len({image.tobytes() for image in images})
+    def clip_encoded(self: ClipMatcher, images: torch.Tensor) -> Any:
+        seen["clip"] += distinct(images)
         return clip_encode(self, images)
 
     def loaded(data: bytes, side: int, framing: Any = "squash") -> Any:
@@ -106,15 +108,15 @@ def test_each_picture_is_decoded_and_encoded_once(
 def test_states_live_as_long_as_their_pixels() -> None:
     asked: list[int] = []
 
-    def encode(images: list[Any]) -> tuple[torch.Tensor]:
+    def encode(images: torch.Tensor) -> tuple[torch.Tensor]:
         asked.append(len(images))
-        return (torch.tensor([float(image.sum()) for image in images]),)
+        return (images.sum((1, 2, 3)).float(),)
 
-    memo = ImageMemo(encode)
+    memo, upload = ImageMemo(encode), partial(PixelUpload, size=64, device="cpu")
     images = [np.full((2, 2, 3), n, np.uint8) for n in range(200)]
-    first = [float(states) for (states,) in memo.of(images, 64)]
+    first = [float(states) for (states,) in memo.of(images, upload)]
     assert first == [12.0 * n for n in range(200)]
-    assert [float(states) for (states,) in memo.of(images[::-1], 64)] == first[::-1]
+    assert [float(states) for (states,) in memo.of(images[::-1], upload)] == first[::-1]
     assert sum(asked) == 256  # four tiles, the last filled up; the second time none
     assert len(memo) == 200
     del images[50:]

@@ -3,10 +3,12 @@
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import torch
 
 from capfilt.models.compute.tiles import tiles
+from capfilt.models.compute.transfer import PixelUpload, indices, to_device
 from capfilt.models.protocols import Pixels
 
 # What a model computes of an image, on a tile: tensors whose first dimension are the images.
@@ -17,12 +19,13 @@ States = tuple[torch.Tensor, ...]
 class Bucket:
     """A tile of texts of one padded length.
 
-    `places` are (image, number of the text) of the `real` ones; `ids` and `mask` (1 where a token
-    is, 0 where padding) are (tile, length).
+    `places` are (image, number of the text) of the `real` ones, and `images` (tile,) the same
+    images on the device; `ids` and `mask` (1 where a token is, 0 where padding) are (tile, length).
     """
 
     places: list[tuple[int, int]]
     real: int
+    images: torch.Tensor
     ids: torch.Tensor
     mask: torch.Tensor
 
@@ -62,8 +65,9 @@ def _bucket(
     return Bucket(
         [place for place, _ in tile],
         real,
-        torch.tensor(ids, device=device),
-        torch.tensor(mask, device=device),
+        indices([image for (image, _), _ in tile], device),
+        to_device(torch.tensor(ids), device),
+        to_device(torch.tensor(mask), device),
     )
 
 
@@ -74,7 +78,7 @@ class ImageMemo:
     owns, so the memo needs no size of its own.
     """
 
-    def __init__(self, encode: Callable[[list[Pixels]], States]) -> None:
+    def __init__(self, encode: Callable[[torch.Tensor], States]) -> None:
         self._encode = encode
         self._states: dict[int, tuple[weakref.ref[Pixels], States]] = {}
 
@@ -82,12 +86,15 @@ class ImageMemo:
         """Return how many images it has states of."""
         return len(self._states)
 
-    def of(self, images: Sequence[Pixels], tile: int) -> list[States]:
+    def of(
+        self, images: Sequence[Pixels], upload: Callable[[Sequence[Pixels]], PixelUpload]
+    ) -> list[States]:
         """Return the states of each image, encoding those that are not at hand in tiles."""
         fresh = {id(image): image for image in images if id(image) not in self._states}
-        for rows, real in tiles(list(fresh.values()), tile):
-            encoded = self._encode(rows)
-            for place, image in enumerate(rows[:real]):
+        left = iter(fresh.values())
+        for pixels, real in upload(list(fresh.values())):
+            encoded = self._encode(pixels)
+            for place, image in enumerate(islice(left, real)):
                 self._keep(image, tuple(part[place] for part in encoded))
         return [self._states[id(image)][1] for image in images]
 

@@ -14,7 +14,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
 import torch
 from safetensors import SafetensorError
 from transformers import AutoTokenizer, PreTrainedModel
@@ -25,7 +24,6 @@ from capfilt.models.checkpoints.adapters import is_adapter
 from capfilt.models.checkpoints.weights import adapter_file, read_tensors, weights_of
 from capfilt.models.families import ModelKind
 from capfilt.models.preprocessing import preprocessing_of
-from capfilt.models.protocols import Pixels
 from capfilt.models.recipe import ModelRef, Precision
 from capfilt.models.vocabulary import check_vocabulary
 
@@ -182,12 +180,11 @@ class Normaliser:
         self.side = found.side
         self._mean = torch.tensor(found.mean, device=device).view(3, 1, 1)
         self._std = torch.tensor(found.std, device=device).view(3, 1, 1)
-        self._device, self._dtype = device, dtype
+        self._dtype = dtype
 
-    def __call__(self, images: "list[Pixels]") -> torch.Tensor:
-        """Return (B, 3, side, side) of the model's type."""
-        stacked = torch.from_numpy(np.stack(images)).to(self._device)
-        scaled = stacked.permute(0, 3, 1, 2).float() / 255.0
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        """Return (B, 3, side, side) of the model's type for bytes (B, side, side, 3)."""
+        scaled = images.permute(0, 3, 1, 2).float() / 255.0
         return ((scaled - self._mean) / self._std).to(self._dtype)
 
 

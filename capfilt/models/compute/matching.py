@@ -10,6 +10,7 @@ import torch
 from capfilt.models.compute.buckets import Bucket, ImageMemo, States, padded_buckets
 from capfilt.models.compute.loading import Normaliser
 from capfilt.models.compute.tiles import Tiled, TileSizes, fixed_compute
+from capfilt.models.compute.transfer import PixelUpload
 from capfilt.models.filter_text import normalise_for_filter
 from capfilt.models.protocols import Pixels
 
@@ -61,17 +62,19 @@ class TiledMatcher(Tiled):
         return vectors
 
     def _matched(self, images: Sequence[Pixels], texts: Sequence[Sequence[str]]) -> Scores:
-        itm, itc = unscored(texts), unscored(texts)
-        states = self._states(images)
-        for bucket in self._buckets(texts):
+        states, scores = self._states(images), []
+        buckets = self._buckets(texts)
+        for bucket in buckets:
             own = [states[place] for place, _ in bucket.places]
-            scores = self._scores_of(bucket, [torch.stack(part) for part in zip(*own, strict=True)])
-            for found, values in zip((itm, itc), scores, strict=True):
-                put_scores(found, bucket, values)
-        return itm, itc
+            parts = [torch.stack(part) for part in zip(*own, strict=True)]
+            scores.append(self._scores_of(bucket, parts))
+        return scattered(texts, buckets, scores)
 
     def _states(self, images: Sequence[Pixels]) -> list[States]:
-        return self._memo.of(images, self.sizes.images)
+        return self._memo.of(images, self._uploaded)
+
+    def _uploaded(self, images: Sequence[Pixels]) -> PixelUpload:
+        return PixelUpload(images, self.sizes.images, self._device)
 
     def _buckets(self, texts: Sequence[Sequence[str]]) -> list[Bucket]:
         """Tokenise, and group by padded length; a text of which nothing is left is not scored."""
@@ -88,27 +91,33 @@ class TiledMatcher(Tiled):
         """Return what a model of BLIP's line reads of a text."""
         return normalise_for_filter(text)
 
-    def _encode(self, images: list[Pixels]) -> States:
-        """Return what is kept of a tile of images, each part (B, …)."""
+    def _encode(self, images: torch.Tensor) -> States:
+        """Return what is kept of a tile of images (B, side, side, 3), each part (B, …)."""
         raise NotImplementedError
 
     def _vectors(self, states: list[States]) -> torch.Tensor:
         """Return the embeddings (B, D) of B images, as floats."""
         raise NotImplementedError
 
-    def _scores_of(
-        self, bucket: Bucket, parts: list[torch.Tensor]
-    ) -> tuple[list[float], list[float]]:
-        """Return ITM and ITC of each text of a tile; `parts` are its images', (tile, …)."""
+    def _scores_of(self, bucket: Bucket, parts: list[torch.Tensor]) -> torch.Tensor:
+        """Return ITM and ITC (2, tile) of the texts; `parts` are their images', (tile, …)."""
         raise NotImplementedError
 
 
-def unscored(texts: Sequence[Sequence[str]]) -> list[list[float]]:
-    """Return NaN for every text."""
-    return [[float("nan")] * len(own) for own in texts]
+def scattered(
+    texts: Sequence[Sequence[str]], buckets: Sequence[Bucket], scores: Sequence[torch.Tensor]
+) -> Scores:
+    """Put ITM and ITC (2, tile) of each bucket where its texts stand; NaN for texts without.
 
-
-def put_scores(found: list[list[float]], bucket: Bucket, values: Sequence[float]) -> None:
-    """Put the scores of a tile's texts where its places say."""
-    for (place, number), value in list(zip(bucket.places, values, strict=True))[: bucket.real]:
-        found[place][number] = value
+    The device is read once, when all of it has been given to it.
+    """
+    itm, itc = ([[float("nan")] * len(own) for own in texts] for _ in range(2))
+    if not buckets:
+        return itm, itc
+    found = torch.cat(list(scores), dim=1).tolist()
+    places = [place for bucket in buckets for place in bucket.places]
+    real = [n < bucket.real for bucket in buckets for n in range(len(bucket.places))]
+    for (image, number), counts, *both in zip(places, real, *found, strict=True):
+        if counts:
+            itm[image][number], itc[image][number] = both
+    return itm, itc

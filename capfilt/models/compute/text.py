@@ -30,6 +30,7 @@ class TextLayer:
     def __init__(self, layer: Any) -> None:  # transformers' models are untyped
         own, cross = layer.attention, layer.crossattention
         self.heads: int = own.self.num_attention_heads
+        self.head_size: int = own.self.query.out_features // self.heads
         self._qkv = Dense.of(own.self.query, own.self.key, own.self.value)
         self._out, self._out_norm = Dense.of(own.output.dense), own.output.LayerNorm
         self._query = Dense.of(cross.self.query)
