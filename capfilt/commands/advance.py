@@ -12,6 +12,7 @@ from capfilt.engine.finish import Finished, finish
 from capfilt.engine.outdated import outdated
 from capfilt.engine.passes import Resources
 from capfilt.engine.plan import Plan, RunReader
+from capfilt.engine.precision import check_precisions, precision_hint, precision_warning
 from capfilt.engine.record import RecordedRound, plan_round
 from capfilt.engine.status import run_outcome
 from capfilt.engine.verify import Problem, damaged_exports, set_aside
@@ -91,15 +92,20 @@ def check_models(
     """Say what is done again; load each model that has work to do, before the download.
 
     Raises:
+        InputError: a precision that this machine does not have.
         ModelError: a checkpoint is incomplete or of the wrong kind.
     """
     for line in outdated(plan_, ledger):
         say(line)
-    if engine.check_models(plan_, ledger):
-        slow = engine.bf16_warning(recipe.precisions, resources.devices)
-        hint = engine.precision_hint(recipe.models, recipe.precisions, resources.devices)
-        for line in filter(None, (slow, hint)):
-            say(line)
+    stages = engine.models_at_work(plan_, ledger)
+    if not stages:
+        return
+    check_precisions(recipe.precisions, resources.devices)
+    engine.check_models(stages)
+    slow = precision_warning(recipe.precisions, resources.devices)
+    hint = precision_hint(recipe.models, recipe.precisions, resources.devices)
+    for line in filter(None, (slow, hint)):
+        say(line)
 
 
 def advance_round(

@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from capfilt.engine.passes import bf16_warning, choose_devices
-from capfilt.models.recipe import Precision
+from capfilt.engine.machine import choose_devices
+from capfilt.engine.precision import check_precisions, precision_warning
+from capfilt.models.recipe import PRECISION_HELP, Precision
 from capfilt.option import INPUT, MODELS, POLICY, WORK, check_options, option
 from capfilt.progress import Progress, Say
 
@@ -26,7 +27,7 @@ class EvaluateOptions:
     threshold: float = option(
         0.5, "ITM score from which the filter keeps a text", panel=POLICY, at_least=0, at_most=1
     )
-    precision: Precision = option("fp32", "Precision of the models' arithmetic", panel=MODELS)
+    precision: Precision = option("fp32", PRECISION_HELP, panel=MODELS)
     device: str = option("auto", "auto, cpu, cuda or cuda:1", panel=WORK)
 
     def __post_init__(self) -> None:
@@ -51,7 +52,8 @@ def evaluate(data: str, options: EvaluateOptions, progress: Progress, say: Say) 
         precision=options.precision,
         device=choose_devices(options.device)[0],
     )
-    slow = bf16_warning([settings.precision], [settings.device])
+    check_precisions([settings.precision], [settings.device])
+    slow = precision_warning([settings.precision], [settings.device])
     if slow is not None:
         say(slow)
     pairs = load_pairs(data, options.truth_col, options.limit)

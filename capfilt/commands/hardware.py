@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from capfilt.engine import passes as engine
+from capfilt.engine.machine import choose_devices, choose_host_workers, choose_workers
 from capfilt.engine.passes import Resources
 from capfilt.engine.ranks import rank_of
 from capfilt.option import WORK, check_options, option
@@ -66,8 +66,8 @@ def resources_for(recipe: Round, hardware: Hardware) -> Resources:
     Raises:
         InputError: a device is not there.
     """
-    devices = engine.choose_devices(hardware.device)
-    workers = engine.choose_workers(hardware.workers, recipe.models, devices)
-    host_workers = engine.choose_host_workers(hardware.workers)
+    devices = choose_devices(hardware.device)
+    workers = choose_workers(hardware.workers, recipe.models, devices)
+    host_workers = choose_host_workers(hardware.workers)
     rank, world_size = hardware.place(os.environ)
     return Resources(workers, host_workers, devices, rank, world_size)

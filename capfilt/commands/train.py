@@ -3,7 +3,8 @@
 import contextlib
 from typing import TYPE_CHECKING
 
-from capfilt.engine.passes import bf16_warning, choose_devices
+from capfilt.engine.machine import choose_devices
+from capfilt.engine.precision import precision_warning
 from capfilt.errors import InputError
 from capfilt.progress import Progress, Say, hear_metrics
 from capfilt.train.ranks import local_rank, rank
@@ -37,7 +38,7 @@ def train(options: "TrainOptions", progress: Progress, say: Say) -> "Trained":
             f"{name} has no {part}: what only a {part} has begins at random; a checkpoint that "
             "`capfilt train pretrain` left has both"
         )
-    slow = bf16_warning([options.precision], [device]) if rank() == 0 else None
+    slow = precision_warning([options.precision], [device]) if rank() == 0 else None
     if slow is not None:
         say(slow)
     mixture = mixture_of(options)

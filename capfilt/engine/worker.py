@@ -48,12 +48,14 @@ class PassJob:
     """One pass of a plan, as work that another process can open (see `executors.Job`).
 
     `devices`: worker i computes on devices[i % len]; ("cpu",) where there is nothing else.
+    `workers`: how many processes share the machine.
     """
 
     root: str
     plan: Plan
     stages: tuple[PlannedStage, ...]
     devices: tuple[str, ...] = ("cpu",)
+    workers: int = 1
 
     @contextlib.contextmanager
     def open(self, worker: int, advance: Advance) -> Iterator[Callable[[str], None]]:
@@ -68,7 +70,7 @@ class PassJob:
                 return transforms[planned.id]
 
             reader, stages = self._reader(), self._stages_on(worker)
-            threads = threads_for(self.devices[worker % len(self.devices)], len(self.devices))
+            threads = threads_for(self.devices[worker % len(self.devices)], self.workers)
             pool = held.enter_context(ThreadPoolExecutor(threads)) if threads else None
 
             def do(shard: str) -> None:
@@ -163,9 +165,12 @@ def _computed(
     outputs: dict[str, list[pa.RecordBatch]] = {planned.id: [] for planned in missing}
     seconds = dict.fromkeys(outputs, 0.0)
     parts = [Slice(part) for part in slices(work, slice_rows(missing))]
+    transforms = [opened(planned) for planned in missing]
+    if pool is not None:
+        _look_ahead(transforms, parts[0], pool)
     for slice_, following in zip_longest(parts, parts[1:]):
         if following is not None and pool is not None:
-            _look_ahead([opened(planned) for planned in missing], following, pool)
+            _look_ahead(transforms, following, pool)
         batch = slice_.rows
         for planned in missing:
             began = time.perf_counter()

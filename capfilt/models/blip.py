@@ -22,8 +22,8 @@ from capfilt.models.compute.decoder import Decoder
 from capfilt.models.compute.loading import Normaliser, load_checkpoint, load_tokenizer
 from capfilt.models.compute.matching import Scores, TiledMatcher, scattered
 from capfilt.models.compute.packed_linear import Dense
-from capfilt.models.compute.text import ImageKeys, TextTower
-from capfilt.models.compute.tiles import Tiled, TileSizes, fixed_compute, tiles
+from capfilt.models.compute.text import TextTower, keys_and_values
+from capfilt.models.compute.tiles import Tiled, TileSizes, tiles
 from capfilt.models.compute.transfer import PixelUpload, to_device
 from capfilt.models.compute.uniforms import uniforms
 from capfilt.models.compute.vision import VisionTower
@@ -50,7 +50,8 @@ class BlipCaptioner(Tiled):
         self._end, self._pad = int(text.sep_token_id), int(text.pad_token_id)
         self._prompt = self._prompt_ids(recipe.prompt, int(text.bos_token_id))
         self._vision = VisionTower(model.vision_model)
-        super().__init__(TileSizes.of(self._vision.tokens, int(text.hidden_size), device))
+        sizes = TileSizes.of(self._vision.tokens, int(text.hidden_size), device)
+        super().__init__(sizes, recipe.precision)
         shape = self.sizes.slots, self.sizes.images, self._vision.tokens
         self._decoder = Decoder(model.text_decoder, *shape)
         # Beam search is transformers' own, over our image states.
@@ -65,7 +66,7 @@ class BlipCaptioner(Tiled):
         """Return K texts for each image; see `protocols.Captioner`."""
         if not images:
             return []
-        with fixed_compute():
+        with self.computing():
             return self._texts(self.fitting(lambda: self._written(images, keys)))
 
     def resized(self) -> None:
@@ -170,11 +171,12 @@ class BlipMatcher(TiledMatcher):
             TEXT_LENGTHS,
             model.vision_proj.out_features,
             device,
+            precision,
         )
 
     def embed_texts(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
         """Return ITC text embeddings (T, D), L2-normalised; zeros where a text is empty."""
-        with fixed_compute():
+        with self.computing():
             return self.fitting(lambda: self._texts_embedded(texts))
 
     def _texts_embedded(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
@@ -264,28 +266,26 @@ class _LayerKeys:
             [(torch.stack(t), real) for t, real in tiles(states, tile)],
         )
         self._count = len(states)
-        self._held: ImageKeys | None = None
+        self._held: torch.Tensor | None = None  # (count, N, 2, heads, d)
 
     def project(self, number: int) -> None:
         """Fill the buffer with those of layer `number`."""
         start = 0
         for states, real in self._tiles:
-            fresh = self._tower.layers[number].image_keys(states)
+            layer = self._tower.layers[number]
             if self._held is None:
-                shape = (self._count, *fresh.keys.shape[1:])
-                self._held = ImageKeys(states.new_empty(shape), states.new_empty(shape))
-            for kept, new in zip(self._held, fresh, strict=True):
-                kept[start : start + real] = new[:real]
+                self._held = layer.key_buffer(states, self._count, states.shape[1])
+            self._held[start : start + real] = layer.image_keys(states)[:real]
             start += real
 
     def gather(self, bucket: Bucket, q: torch.Tensor) -> torch.Tensor:
         """Attend (texts, heads, L, d), each text to its own image."""
         if self._held is None:
             raise RuntimeError("project comes first")
-        keys, values = self._held
         if q.device.type != "cpu":
-            own = keys.index_select(0, bucket.images), values.index_select(0, bucket.images)
-            return scaled_dot_product_attention(q, *own)
+            own = self._held.index_select(0, bucket.images)
+            return scaled_dot_product_attention(q, *keys_and_values(own))
+        keys, values = keys_and_values(self._held)
         # One text at a time reads its image where it lies: no copy, and a shape of its own.
         return torch.cat(
             [

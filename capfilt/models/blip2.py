@@ -20,7 +20,7 @@ from capfilt.models.compute.buckets import Bucket, States
 from capfilt.models.compute.language import Prompt, ends, sample, search
 from capfilt.models.compute.loading import Normaliser, load_checkpoint, load_tokenizer
 from capfilt.models.compute.matching import TiledMatcher
-from capfilt.models.compute.tiles import Tiled, TileSizes, fixed_compute, tiles
+from capfilt.models.compute.tiles import Tiled, TileSizes, tiles
 from capfilt.models.compute.transfer import PixelUpload, to_device
 from capfilt.models.compute.uniforms import uniforms
 from capfilt.models.families import ModelKind
@@ -50,7 +50,7 @@ class Blip2Captioner(Tiled):
         self._pixels = Normaliser(ref, self.kind, device, self._model.vision_model.dtype)
         self._recipe, self._lengths, self._device = recipe, recipe.lengths, device
         self._prompt = self._prompt_of(recipe.prompt.strip())
-        super().__init__(tile_sizes(self._model, device))
+        super().__init__(tile_sizes(self._model, device), recipe.precision)
 
     @property
     def side(self) -> int:
@@ -61,7 +61,7 @@ class Blip2Captioner(Tiled):
         """Return K texts for each image; see `protocols.Captioner`."""
         if not images:
             return []
-        with fixed_compute():
+        with self.computing():
             ids = self.fitting(lambda: self._written(images, keys)).tolist()
         return [
             [self._tokenizer.decode(one, skip_special_tokens=True).strip() for one in own]
@@ -129,6 +129,7 @@ class Blip2Matcher(TiledMatcher):
             TEXT_LENGTHS,
             self._model.text_projection.out_features,
             device,
+            precision,
         )
 
     def _vectors(self, states: list[States]) -> torch.Tensor:

@@ -38,6 +38,7 @@ class ClipMatcher(TiledMatcher):
             (*(n for n in _TEXT_LENGTHS if n < limit), limit),
             int(config.projection_dim),
             device,
+            precision,
         )
 
     def _as_read(self, text: str) -> str:

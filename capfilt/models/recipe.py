@@ -10,7 +10,11 @@ from capfilt.option import DECODING, MODELS, REQUIRED, check_options, option
 if TYPE_CHECKING:
     from capfilt.models.protocols import Matcher
 
-Precision = Literal["fp32", "bf16"]
+Precision = Literal["fp32", "tf32", "bf16", "fp16"]
+PRECISION_HELP: Final = (
+    "Models' arithmetic: fp32; tf32, bf16 or fp16 on a GPU; bf16 on a CPU with units"
+)
+TrainingPrecision = Literal["fp32", "bf16"]  # arithmetic, or autocast
 _COMMIT_SHOWN: Final = 7  # digits, as git and the hub show them
 
 
@@ -171,7 +175,7 @@ class CaptionerRecipe:
         shown=repr(DEFAULT_PROMPT),
     )
     seed: int = option(0, "Seed of the sampling noise", panel=DECODING)
-    precision: Precision = option("fp32", "Precision of the models' arithmetic", panel=MODELS)
+    precision: Precision = option("fp32", PRECISION_HELP, panel=MODELS)
 
     def __post_init__(self) -> None:
         """Check what can be checked without the model."""
@@ -199,7 +203,7 @@ class FilterRecipe:
     itm_token: Literal["enc", "cls"] = option(
         "enc", "Token at position 0 for ITM: enc, as BLIP was trained, or cls", panel=MODELS
     )
-    precision: Precision = option("fp32", "Precision of the models' arithmetic", panel=MODELS)
+    precision: Precision = option("fp32", PRECISION_HELP, panel=MODELS)
 
     def __post_init__(self) -> None:
         """Check the words."""
@@ -224,7 +228,7 @@ class ScorerRecipe:
         given_as=str,
         read=_matcher,
     )
-    precision: Precision = option("fp32", "Precision of the models' arithmetic", panel=MODELS)
+    precision: Precision = option("fp32", PRECISION_HELP, panel=MODELS)
 
     def __post_init__(self) -> None:
         """Check the words."""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from capfilt.commands.advance import check_run
 from capfilt.commands.hardware import Hardware
-from capfilt.engine.passes import choose_devices
+from capfilt.engine.machine import choose_devices
 from capfilt.errors import InputError, ModelError
 from capfilt.evaluate.pairs import load_pairs
 from capfilt.inputs import InputSpec, open_input

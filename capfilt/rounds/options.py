@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from capfilt.errors import InputError
-from capfilt.models.recipe import Precision
+from capfilt.models.recipe import TrainingPrecision
 from capfilt.option import WORK, option
 from capfilt.recipe.options import RoundOptions, changed_round, default_round
 from capfilt.rounds.config import Rounds, load_rounds
@@ -74,7 +74,7 @@ class RoundsOptions:
     seed: int | None = option(
         None, "Seed of everything that is drawn at random", panel=WORK, shown="0"
     )
-    precision: Precision | None = option(
+    precision: TrainingPrecision | None = option(
         None, "Precision of models and trainings", panel=WORK, shown="fp32"
     )
     every: int | None = option(None, "Steps between checkpoints", panel=WORK, shown="500")

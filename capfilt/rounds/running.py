@@ -8,7 +8,7 @@ from capfilt.commands.evaluate import EvaluateOptions, evaluate
 from capfilt.commands.hardware import Hardware
 from capfilt.commands.run import run_round
 from capfilt.engine.finish import Finished
-from capfilt.engine.passes import bf16_warning
+from capfilt.engine.precision import precision_warning
 from capfilt.errors import DamageError, InputError, NothingUsableError
 from capfilt.inputs import open_input
 from capfilt.ledger.ledger import Ledger
@@ -36,7 +36,7 @@ def run_rounds(rounds: Rounds, given: RoundsRequest, progress: Progress, say: Sa
         CapfiltError: what a step raises; finished steps are kept.
     """
     checked = check(rounds, given)
-    slow = bf16_warning([plan.precision for plan in rounds.trainings], checked.devices)
+    slow = precision_warning([plan.precision for plan in rounds.trainings], checked.devices)
     if slow is not None:
         say(slow)
     checked.place.record(checked.steps)

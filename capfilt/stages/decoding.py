@@ -94,19 +94,19 @@ def decoded_for(model: Captioner | Matcher, batch: pa.RecordBatch) -> Decoded:
     return SliceImages(batch.column("image")).decoded(model.side, framing_of(model))
 
 
-def threads_for(device: str, devices: int = 1) -> int:
+def threads_for(device: str, workers: int = 1) -> int:
     """Return how many threads decode ahead for a worker on `device`.
 
     None on a CPU: models use every core already, and decoding would only take turns with them.
     """
     if device == "cpu":
         return 0
-    return max(1, min(_MOST_THREADS, (os.cpu_count() or 1) // max(1, devices) - 1))
+    return max(1, min(_MOST_THREADS, (os.cpu_count() or 1) // max(1, workers) - 1))
 
 
 def rows_for(device: str) -> int:
     """Return how many rows a model wants at a time: enough to keep a GPU's tiles full."""
-    return 64 if device == "cpu" else 256
+    return 64 if device == "cpu" else 512
 
 
 def _outcome(data: bytes, side: int, framing: Framing) -> _Outcome:

@@ -20,7 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from capfilt.errors import DamageError, InputError
 from capfilt.ledger.publish import Publisher
-from capfilt.models.recipe import Precision
+from capfilt.models.recipe import TrainingPrecision
 from capfilt.train.data.batch import Batch
 from capfilt.train.data.randomness import rng_of
 from capfilt.train.data.reader import Cursor, Reader
@@ -38,7 +38,7 @@ class LoopOptions:
 
     folder: Path
     every: int = 500  # steps from one checkpoint to the next
-    precision: Precision = "fp32"
+    precision: TrainingPrecision = "fp32"
     device: str = "cpu"
 
     def __post_init__(self) -> None:

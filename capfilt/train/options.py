@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Final, Literal, TypeVar
 
 from capfilt.errors import InputError
-from capfilt.models.recipe import Precision
+from capfilt.models.recipe import TrainingPrecision
 from capfilt.option import WORK, option
 from capfilt.train.data.augment import KEEPS_COLOUR, Augment
 from capfilt.train.data.mixture import Mixture, Stream, weighted
@@ -75,7 +75,7 @@ class TrainOptions:
         None, "Features in the queue of the ITC loss", panel=OPTIMISATION, shown="57600"
     )
     seed: int = option(0, "Seed of everything that is drawn at random", panel=OPTIMISATION)
-    precision: Precision = option("fp32", "fp32, or bf16 autocast", panel=WORK)
+    precision: TrainingPrecision = option("fp32", "fp32, or bf16 autocast", panel=WORK)
     device: str = option("auto", "auto, cpu, cuda or cuda:1", panel=WORK)
     workers: int = option(2, "Threads that decode images", panel=WORK)
     every: int = option(500, "Steps from one checkpoint to the next", panel=WORK)

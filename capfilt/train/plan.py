@@ -7,7 +7,7 @@ from typing import Final
 
 from capfilt.errors import InputError
 from capfilt.fingerprint import NOT_IDENTITY
-from capfilt.models.recipe import Precision
+from capfilt.models.recipe import TrainingPrecision
 from capfilt.train.data.augment import Augment
 from capfilt.train.data.mixture import Mixture, Stream
 from capfilt.train.options import AnyRecipe, Kind, TrainOptions, changed_recipe, recipe_of
@@ -59,7 +59,7 @@ class TrainPlan:
     max_tokens: int | None = None
     seed: int | None = None
     augment: Augment | None = None
-    precision: Precision = "fp32"
+    precision: TrainingPrecision = "fp32"
     workers: int = field(default=2, metadata=NOT_IDENTITY)
     every: int = field(default=500, metadata=NOT_IDENTITY)
     recompute: bool = field(default=False, metadata=NOT_IDENTITY)

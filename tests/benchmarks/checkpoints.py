@@ -65,6 +65,7 @@ def configuration(architecture: Architecture) -> Any:  # transformers' configura
     text = {
         "vocab_size": _VOCABULARY + 2,
         "encoder_hidden_size": architecture.vision_width,
+        "num_attention_heads": 12,  # transformers' default, 8, is no published BLIP's
         "bos_token_id": _VOCABULARY,
         "eos_token_id": 2,
         "sep_token_id": 3,

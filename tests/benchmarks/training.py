@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from capfilt.models.recipe import Precision
+from capfilt.models.recipe import TrainingPrecision
 from capfilt.simweb.vocab import build_tokenizer
 from capfilt.train.data.augment import Augment
 from capfilt.train.data.batch import Batch
@@ -99,7 +99,7 @@ def step_lines(entered: tuple[Contest, ...]) -> list[Line]:
 
     torch.set_num_threads(1)
     lines: list[Line] = []
-    precisions: tuple[Precision, ...] = ("fp32", "bf16")
+    precisions: tuple[TrainingPrecision, ...] = ("fp32", "bf16")
     for contest, precision in itertools.product(entered, precisions):
         theirs = _rate(_transformers(contest, precision), contest)
         named = f"{contest.name}, {precision}"
@@ -175,7 +175,9 @@ def _timed(step: Callable[[Batch, int], None], batch: Batch, number: int) -> flo
     return time.perf_counter() - began
 
 
-def _ours(contest: Contest, kind: str, precision: Precision) -> Callable[[Batch, int], None]:
+def _ours(
+    contest: Contest, kind: str, precision: TrainingPrecision
+) -> Callable[[Batch, int], None]:
     """Return a step of capfilt's trainer, the optimiser's part included."""
     from capfilt.train.jobs import At, Job
     from capfilt.train.loop import LoopOptions, optimizer_of, take_step
@@ -197,7 +199,7 @@ def _ours(contest: Contest, kind: str, precision: Precision) -> Callable[[Batch,
     return step
 
 
-def _transformers(contest: Contest, precision: Precision) -> Callable[[Batch, int], None]:
+def _transformers(contest: Contest, precision: TrainingPrecision) -> Callable[[Batch, int], None]:
     """Return a step of transformers' BLIP: LM with labels, AdamW."""
     import torch
     from transformers import BlipForConditionalGeneration

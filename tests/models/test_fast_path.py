@@ -25,7 +25,7 @@ from capfilt.models.blip import BlipCaptioner, BlipMatcher
 from capfilt.models.checkpoints import resolve_model
 from capfilt.models.compute.decoder import Decoder
 from capfilt.models.compute.packed_linear import Dense, fast_bf16_cpu
-from capfilt.models.compute.text import TextTower
+from capfilt.models.compute.text import TextTower, keys_and_values
 from capfilt.models.compute.tiles import Tiled, TileSizes, fixed_compute
 from capfilt.models.compute.uniforms import uniforms
 from capfilt.models.compute.vision import VisionTower
@@ -241,7 +241,7 @@ def test_itm_and_itc_are_those_of_transformers(pair: Pair) -> None:
         keys = layer.image_keys(states)
 
         def look(q: torch.Tensor, held: Any = keys) -> torch.Tensor:
-            return torch.nn.functional.scaled_dot_product_attention(q, held.keys, held.values)
+            return torch.nn.functional.scaled_dot_product_attention(q, *keys_and_values(held))
 
         x = text.bidirectional(number, x, mask, look)
     ours = pair.matcher.itm_head(x[:, 0])
@@ -310,7 +310,7 @@ def test_several_layers_in_one_give_their_outputs_side_by_side() -> None:
 def test_tile_sizes_depend_on_the_model_and_the_kind_of_device() -> None:
     assert TileSizes.of(577, 768, "cpu") == TileSizes(images=4, slots=16, texts=16)
     assert TileSizes.of(65, 128, "cpu") == TileSizes(images=36, slots=64, texts=64)
-    assert TileSizes.of(577, 768, "cuda:1") == TileSizes(images=34, slots=136, texts=128)
+    assert TileSizes.of(577, 768, "cuda:1") == TileSizes(images=34, slots=272, texts=256)
     assert TileSizes.of(10**6, 768, "cpu").images == 1
 
 
@@ -379,4 +379,4 @@ def test_a_device_without_any_room_is_told() -> None:
         raise torch.OutOfMemoryError
 
     with pytest.raises(ModelError, match="do not fit into the device's memory"):
-        Tiled(TileSizes(4, 4, 4)).fitting(never)
+        Tiled(TileSizes(4, 4, 4), "fp32").fitting(never)

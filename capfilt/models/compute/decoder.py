@@ -39,7 +39,7 @@ class Decoder:
         self._transform = Dense.of(head.transform.dense)
         self._transform_act = head.transform.transform_act_fn
         self._transform_norm = head.transform.LayerNorm
-        self._vocabulary = Dense.of(head.decoder)
+        self._vocabulary, self._words = Dense.padded(head.decoder), head.decoder.out_features
         self._slots, self._enter, self._tokens = slots, enter, tokens
         weight = head.decoder.weight
         self._device, self._dtype = weight.device, weight.dtype
@@ -89,7 +89,8 @@ class Decoder:
 
     def logits(self, x: torch.Tensor) -> torch.Tensor:
         """Return scores over the vocabulary for hidden states."""
-        return self._vocabulary(self._transform_norm(self._transform_act(self._transform(x))))
+        hidden = self._transform_norm(self._transform_act(self._transform(x)))
+        return self._vocabulary(hidden)[..., : self._words]
 
     def _slots_for(self, captions: int, rules: Rules) -> Slots:
         """Return the slots of these rules: kept, since fresh pages cost time."""

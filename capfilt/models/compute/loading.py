@@ -31,7 +31,12 @@ from capfilt.models.vocabulary import check_vocabulary
 _KNOWN_EXTRA: Final = re.compile(r"(^|\.)position_ids$")
 # The part of an adapter's tensor name that follows the module's.
 _ADAPTED: Final = re.compile(r"\.(lora|hada|lokr|ia3)_.*$")
-_DTYPES: Final = {"fp32": torch.float32, "bf16": torch.bfloat16}
+_DTYPES: Final = {
+    "fp32": torch.float32,
+    "tf32": torch.float32,  # in memory; products are rounded, see `tiles.fixed_compute`
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+}
 _UNREADABLE: Final = (
     *(OSError, ValueError, RuntimeError, KeyError, TypeError, EOFError, ImportError),
     *(pickle.UnpicklingError, SafetensorError),
@@ -55,7 +60,7 @@ def load_checkpoint(
                 output_loading_info=True,
                 local_files_only=True,
                 ignore_mismatched_sizes=True,  # they are told below, by name
-                dtype=torch.float32,
+                dtype=_read_as(ref, precision),
                 use_safetensors=weights.safe,
                 weights_only=True,  # a pickle that needs more could run code
             )
@@ -77,6 +82,13 @@ def load_checkpoint(
         model = _merged(model, ref, ref.adapter)
     _check_numbers(model, ref)
     return model.to(device=device, dtype=_DTYPES[precision]).eval().requires_grad_(False)
+
+
+def _read_as(ref: ModelRef, precision: Precision) -> torch.dtype:
+    """Return the type that weights are read as: at once the wanted one, so that no copy of twice
+    the size stands beside it. Adapters are merged at fp32 first.
+    """
+    return _DTYPES["fp32" if ref.adapter is not None else precision]
 
 
 def _check_numbers(model: Any, ref: ModelRef) -> None:  # transformers' models are untyped

@@ -9,10 +9,11 @@ import torch
 
 from capfilt.models.compute.buckets import Bucket, ImageMemo, States, padded_buckets
 from capfilt.models.compute.loading import Normaliser
-from capfilt.models.compute.tiles import Tiled, TileSizes, fixed_compute
+from capfilt.models.compute.tiles import Tiled, TileSizes
 from capfilt.models.compute.transfer import PixelUpload
 from capfilt.models.filter_text import normalise_for_filter
 from capfilt.models.protocols import Pixels
+from capfilt.models.recipe import Precision
 
 Scores = tuple[list[list[float]], list[list[float]]]
 
@@ -36,8 +37,9 @@ class TiledMatcher(Tiled):
         lengths: tuple[int, ...],
         width: int,
         device: str,
+        precision: Precision,
     ) -> None:
-        super().__init__(sizes)
+        super().__init__(sizes, precision)
         self._pixels, self._tokenizer, self._device = pixels, tokenizer, device
         self._lengths, self._width = lengths, width
         self._memo = ImageMemo(self._encode)
@@ -49,14 +51,14 @@ class TiledMatcher(Tiled):
 
     def match(self, images: Sequence[Pixels], texts: Sequence[Sequence[str]]) -> Scores:
         """Score each image with its own texts; see `protocols.Matcher`."""
-        with fixed_compute():
+        with self.computing():
             return self.fitting(lambda: self._matched(images, texts))
 
     def embed(self, images: Sequence[Pixels]) -> npt.NDArray[np.float32]:
         """Return image embeddings (B, D), L2-normalised."""
         if not images:
             return np.zeros((0, self._width), np.float32)
-        with fixed_compute():
+        with self.computing():
             vectors: npt.NDArray[np.float32]
             vectors = self.fitting(lambda: self._vectors(self._states(images))).cpu().numpy()
         return vectors

@@ -1,11 +1,13 @@
 """Linear layers for inference, with weights laid out as the processor's matrix units want them."""
 
 from collections.abc import Sequence
-from typing import Self
+from typing import Final, Self
 
 import torch
 from torch import nn
-from torch.nn.functional import linear
+from torch.nn.functional import linear, pad
+
+_ALIGNED: Final = 8  # outputs
 
 
 class Dense:
@@ -22,6 +24,18 @@ class Dense:
         self._packed = _packs(weight)
         # The ordinary layout is not needed beside the packed one.
         self._weight = _pack(weight) if self._packed else weight
+
+    @classmethod
+    def padded(cls, layer: nn.Linear) -> Self:
+        """Return a layer whose outputs are filled up, on a GPU, to a number that suits its units.
+
+        There an odd vocabulary (30524) takes three times as long as the next multiple of 8.
+        """
+        missing = -layer.out_features % _ALIGNED
+        if layer.weight.device.type == "cpu" or not missing:
+            return cls(layer.weight, layer.bias)
+        bias = None if layer.bias is None else pad(layer.bias, (0, missing))
+        return cls(pad(layer.weight, (0, 0, 0, missing)), bias)
 
     @classmethod
     def of(cls, *layers: nn.Linear) -> Self:

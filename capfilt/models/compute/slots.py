@@ -14,9 +14,10 @@ from dataclasses import dataclass
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
+from capfilt.models.compute.attention import attend_image, attend_self
 from capfilt.models.compute.graphs import replayed
 from capfilt.models.compute.sampling import pick, processed_probabilities
-from capfilt.models.compute.text import TextTower
+from capfilt.models.compute.text import TextTower, keys_and_values
 from capfilt.models.compute.transfer import Readback, indices
 from capfilt.models.recipe import Lengths, Nucleus
 
@@ -62,14 +63,15 @@ class Slots:
         longest, prompt = rules.lengths.max_length, rules.prompt
         self._tower, self._logits, self._rules = tower, logits, rules
         self._count, self._k = slots, captions
-        # Self-attention, (slots, K, heads, T, d) each; cross-attention, (slots, heads, N, d) each.
+        # Self-attention, (slots, K, heads, T, d) each; cross-attention, (slots, N, 2, heads, d).
         sizes = [(layer.heads, layer.head_size) for layer in tower.layers]
         self._own = [
             (zeros(slots, captions, h, longest, d), zeros(slots, captions, h, longest, d))
             for h, d in sizes
         ]
-        self._image = [(zeros(slots, h, tokens, d), zeros(slots, h, tokens, d)) for h, d in sizes]
-        self.device = device = self._image[0][0].device
+        like = self._own[0][0]
+        self._image = [layer.key_buffer(like, slots, tokens) for layer in tower.layers]
+        self.device = device = like.device
         # A slot that nobody has entered holds a prompt as well, so that what it computes is finite.
         self._blank = torch.full((longest,), prompt[0], device=device)
         self._blank[: len(prompt)] = torch.tensor(prompt, device=device)
@@ -178,10 +180,10 @@ class Slots:
             # Each caption has a cache of its own, so captions are rows here, of one query each.
             single = q.transpose(1, 2).flatten(0, 1)[:, :, None]
             keys, values = (cache.flatten(0, 1) for cache in own)
-            gathered = scaled_dot_product_attention(single, keys, values, attn_mask=mask)
+            gathered = attend_self(single, keys, values, mask)
             gathered = gathered.squeeze(2).view(self._count, self._k, layer.heads, -1)
             x = layer.after_self(x, gathered.transpose(1, 2))
-            x = layer.after_cross(x, _gather(layer.cross_queries(x), *image))
+            x = layer.after_cross(x, attend_image(layer.cross_queries(x), *keys_and_values(image)))
             x = layer.feed_forward(x)
         return x
 
@@ -192,26 +194,14 @@ class Slots:
         if before:
             x = self._tower.begin(self._blank[:before].expand(count, before))
         for layer, own, image in zip(self._tower.layers, self._own, self._image, strict=True):
-            keys = layer.image_keys(states)
-            for cache, fresh in zip(image, keys, strict=True):
-                cache.index_copy_(0, at, fresh[:taken])
+            both = layer.image_keys(states)
+            image.index_copy_(0, at, both[:taken])
             if not before:
                 continue
             q, k, v = layer.project(x)
             for cache, fresh in zip(own, (k, v), strict=True):
                 cache[at, :, :, :before] = fresh[:taken, None].expand(-1, self._k, -1, -1, -1)
             x = layer.after_self(x, scaled_dot_product_attention(q, k, v, is_causal=True))
-            crossed = scaled_dot_product_attention(layer.cross_queries(x), keys.keys, keys.values)
+            q = layer.cross_queries(x)
+            crossed = scaled_dot_product_attention(q, *keys_and_values(both))
             x = layer.feed_forward(layer.after_cross(x, crossed))
-
-
-def _gather(q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-    """Cross-attend K queries an image (slots, heads, K, d) to its keys and values.
-
-    On a CPU a few queries against hundreds of keys are two thin products; torch's fused kernel is
-    made for many queries, and is slower from two on.
-    """
-    if q.shape[2] == 1 or q.device.type != "cpu":
-        return scaled_dot_product_attention(q, keys, values)
-    scores = torch.matmul(q * q.shape[-1] ** -0.5, keys.transpose(-1, -2))
-    return torch.matmul(torch.softmax(scores, dim=-1), values)

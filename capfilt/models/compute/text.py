@@ -5,20 +5,12 @@ Whoever has texts for it (captions being written, candidates being scored) bring
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from capfilt.models.compute.packed_linear import Dense
-
-
-class ImageKeys(NamedTuple):
-    """Cross-attention keys and values of one layer: (B, heads, N, head size) each."""
-
-    keys: torch.Tensor
-    values: torch.Tensor
-
 
 # Takes queries of a layer, returns what they gather from the images, of the same shape.
 Cross = Callable[[torch.Tensor], torch.Tensor]
@@ -42,12 +34,21 @@ class TextLayer:
         )
         self._down, self._norm = Dense.of(layer.output.dense), layer.output.LayerNorm
 
-    def image_keys(self, states: torch.Tensor) -> ImageKeys:
-        """Project image states (B, N, D); strided views, for whoever copies them where needed."""
+    def image_keys(self, states: torch.Tensor) -> torch.Tensor:
+        """Project image states (B, N, D) to keys and values (B, N, 2, heads, head size)."""
         batch, count, _ = states.shape
-        both = self._cross_kv(states).view(batch, count, 2, self.heads, -1)
-        keys, values = both.permute(2, 0, 3, 1, 4)
-        return ImageKeys(keys, values)
+        return self._cross_kv(states).view(batch, count, 2, self.heads, -1)
+
+    def key_buffer(self, like: torch.Tensor, images: int, count: int) -> torch.Tensor:
+        """Return room for what `image_keys` gives of images of `count` states.
+
+        It lies in memory as whoever reads it likes it: a CPU's products want a head's keys side by
+        side, a GPU's kernels read them as they are projected, and so nothing is turned round.
+        """
+        if like.device.type == "cpu":
+            split = like.new_zeros(2, images, self.heads, count, self.head_size)
+            return split.permute(1, 3, 0, 2, 4)
+        return like.new_zeros(images, count, 2, self.heads, self.head_size)
 
     def project(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return queries, keys and values of self-attention, (B, heads, L, head size) each."""
@@ -109,6 +110,12 @@ class TextTower:
         if cross is not None:
             x = layer.after_cross(x, cross(layer.cross_queries(x)))
         return layer.feed_forward(x)
+
+
+def keys_and_values(both: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Split (B, N, 2, heads, head size) into keys and values, (B, heads, N, head size) each."""
+    keys, values = both.permute(2, 0, 3, 1, 4)
+    return keys, values
 
 
 def _merged(heads: torch.Tensor) -> torch.Tensor:

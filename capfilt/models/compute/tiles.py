@@ -17,6 +17,7 @@ from typing import Final, Self, TypeVar
 import torch
 
 from capfilt.errors import ModelError
+from capfilt.models.recipe import Precision
 
 T = TypeVar("T")
 
@@ -45,7 +46,7 @@ class TileSizes:
         cuda = device.startswith("cuda")
         images = max(1, min(64, (_CUDA_TOKENS if cuda else _CPU_TOKENS) // tokens))
         if cuda:
-            return cls(images, 4 * images, 128)
+            return cls(images, 8 * images, 256)
         # A wide text tower is bound by reading its weights, a small one by the number of calls.
         return cls(images, min(64, 4 * images), 16 if width >= _WIDE else 64)
 
@@ -70,8 +71,12 @@ class Tiled:
     with more memory; it is said once.
     """
 
-    def __init__(self, sizes: TileSizes) -> None:
-        self.sizes = sizes
+    def __init__(self, sizes: TileSizes, precision: Precision) -> None:
+        self.sizes, self._precision = sizes, precision
+
+    def computing(self) -> contextlib.AbstractContextManager[None]:
+        """Return the context that all of its arithmetic runs in."""
+        return fixed_compute(self._precision)
 
     def fitting(self, work: Callable[[], T]) -> T:
         """Return work(); halve the tiles and begin again each time that memory runs out.
@@ -100,12 +105,19 @@ class Tiled:
 
 
 @contextlib.contextmanager
-def fixed_compute() -> Iterator[None]:
-    """Run torch without gradients, on one CPU thread a process; more cores take more workers."""
-    before = torch.get_num_threads()
+def fixed_compute(precision: Precision = "fp32") -> Iterator[None]:
+    """Run torch without gradients, on one CPU thread a process; more cores take more workers.
+
+    A GPU rounds the factors of fp32 products to 10 bits at tf32, and only there: left alone, torch
+    would do so in convolutions at fp32 too.
+    """
+    products, convolutions = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = torch.get_num_threads(), products.allow_tf32, convolutions.allow_tf32
     torch.set_num_threads(1)
+    products.allow_tf32 = convolutions.allow_tf32 = precision == "tf32"
     try:
         with torch.inference_mode():
             yield
     finally:
-        torch.set_num_threads(before)
+        torch.set_num_threads(before[0])
+        products.allow_tf32, convolutions.allow_tf32 = before[1:]
