@@ -28,6 +28,10 @@ class Progress(Protocol):
         """Return what is entered for as long as the work goes on."""
 
 
+def unsaid(line: str, /) -> None:
+    """Say nothing."""
+
+
 def unheard(done: int, note: str = "", /) -> None:
     """Hear nothing."""
 

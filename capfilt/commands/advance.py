@@ -124,7 +124,7 @@ def advance_round(
     recipe = record.round
     move_away(ledger, damaged_exports(ledger), say)
     plan_ = plan_round(recipe, manifest, ledger)
-    if not engine.advance(plan_, ledger, resources, progress):
+    if not engine.advance(plan_, ledger, resources, progress, say):
         return RunResult(str(ledger.root), None, run_outcome(ledger, plan_))
     reader = RunReader(ledger, plan_)
     done = finish(reader, recipe, manifest, None, progress, say, of=record.name)

@@ -4,6 +4,8 @@ import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from capfilt.engine.busy import told as told_busy
+from capfilt.engine.busy import watched
 from capfilt.engine.executors import Executor, Processes, Serial
 from capfilt.engine.plan import Plan, PlannedStage, RunReader, is_barrier
 from capfilt.engine.ranks import rank_order
@@ -12,7 +14,7 @@ from capfilt.errors import InputError
 from capfilt.ledger.ledger import Ledger
 from capfilt.ledger.source import rows_of
 from capfilt.process.rotation import from_own_place
-from capfilt.progress import Progress
+from capfilt.progress import Progress, Say, unsaid
 from capfilt.stage import Stage
 
 
@@ -38,8 +40,12 @@ class Resources:
         return Serial() if count == 1 else Processes(count)
 
 
-def advance(plan: Plan, ledger: Ledger, resources: Resources, progress: Progress) -> bool:
+def advance(
+    plan: Plan, ledger: Ledger, resources: Resources, progress: Progress, say: Say = unsaid
+) -> bool:
     """Do what is missing of a plan. Returns whether all of it is done now.
+
+    `say` is told after a pass of models how busy the GPUs were.
 
     A rank of a job array does its own slice first, then what others have left; see `ranks`.
     """
@@ -50,7 +56,7 @@ def advance(plan: Plan, ledger: Ledger, resources: Resources, progress: Progress
                 with progress(stages[0].stage.name, rows_of(plan.shards, ledger)) as told:
                     solve_barrier(reader, stages[0], told)
         else:
-            run_pass(plan, ledger, stages, resources, progress)
+            run_pass(plan, ledger, stages, resources, progress, say)
         if any(plan.missing(ledger, planned) for planned in stages):
             return False
     return True
@@ -84,6 +90,7 @@ def run_pass(
     stages: tuple[PlannedStage, ...],
     resources: Resources,
     progress: Progress,
+    say: Say = unsaid,
 ) -> None:
     """Run one pass over the shards that miss something of it, this rank's own first."""
     missing = missing_of_pass(plan, ledger, stages)
@@ -95,8 +102,12 @@ def run_pass(
         return
     label = "+".join(planned.stage.name for planned in stages)
     job = PassJob(str(ledger.root), plan, stages, resources.devices, resources.workers)
-    with progress(label, rows_of(mine, ledger)) as told:
-        resources.executor(models=runs_models(stages)).run(job, mine, told)
+    models = runs_models(stages)
+    devices = resources.devices if models else ()
+    with watched(devices) as seen, progress(label, rows_of(mine, ledger)) as told:
+        resources.executor(models=models).run(job, mine, told)
+    for line in told_busy(label, seen):
+        say(line)
 
 
 def runs_models(stages: Sequence[PlannedStage]) -> bool:

@@ -15,6 +15,7 @@ from capfilt.inputs import InputSpec, open_input
 from capfilt.ledger.ledger import Ledger
 from capfilt.ledger.memory import Memory
 from capfilt.ledger.source import SourceManifest, peek
+from capfilt.progress import unsaid
 from capfilt.rounds.config import Rounds
 from capfilt.rounds.steps import RUN, Facts, RoundsFolder, Step, steps_of
 from capfilt.train.data.index import open_stream
@@ -61,7 +62,7 @@ def check(rounds: Rounds, given: RoundsRequest) -> CheckedRounds:
     """
     if given.out.exists() and not given.out.is_dir():
         raise InputError(f"--out {given.out} is a file; give a folder")
-    check_run(rounds.first, given.out / RUN, Hardware(given.workers, given.device), lambda _: None)
+    check_run(rounds.first, given.out / RUN, Hardware(given.workers, given.device), unsaid)
     if not rounds.human:
         raise InputError("give --human DIR: captioner and filter are fine-tuned on human pairs")
     root = given.out.resolve()

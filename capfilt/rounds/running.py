@@ -14,7 +14,7 @@ from capfilt.inputs import open_input
 from capfilt.ledger.ledger import Ledger
 from capfilt.ledger.memory import Memory
 from capfilt.models.checkpoints import resolve_model
-from capfilt.progress import Progress, Say
+from capfilt.progress import Progress, Say, unsaid
 from capfilt.recipe.round import Round
 from capfilt.rounds.checks import CheckedRounds, RoundsRequest, check, samples_of
 from capfilt.rounds.config import Rounds
@@ -127,7 +127,7 @@ class _Runner:
             str(self.checked.held_out),
             options,
             self.progress,
-            lambda _: None,  # how slow bf16 is was told at the start
+            unsaid,  # how slow bf16 is was told at the start
         )
         if found.retrieval_itm is None or found.captions is None:
             raise DamageError(f"{step.title()} lacks figures")
