@@ -37,15 +37,20 @@ BASE: Final = Architecture("BLIP-base", 768, 12, 12)
 LARGE: Final = Architecture("BLIP-large", 1024, 24, 16)
 
 
-def save_pair(architecture: Architecture, folder: Path, seed: int = 0) -> None:
-    """Write folder/captioner and folder/matcher, each with tokenizer and preprocessing."""
+def save_pair(architecture: Architecture, folder: Path, seed: int = 0, device: str = "cpu") -> None:
+    """Write folder/captioner and folder/matcher, each with tokenizer and preprocessing.
+
+    Weights are drawn on `device`, which for the large ones is the quicker the better it is.
+    """
     import torch
     from transformers import BlipForConditionalGeneration, BlipForImageTextRetrieval
 
     classes = {"captioner": BlipForConditionalGeneration, "matcher": BlipForImageTextRetrieval}
     for number, (role, model_class) in enumerate(classes.items()):
         torch.manual_seed(seed + number)
-        model_class(configuration(architecture)).save_pretrained(folder / role)
+        with torch.device(device):
+            model = model_class(configuration(architecture))
+        model.save_pretrained(folder / role)
         _save_processors(folder / role)
 
 
