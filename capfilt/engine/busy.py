@@ -10,11 +10,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import IO, Final
 
+SAMPLES_A_SECOND: Final = 2
 _COMMAND: Final = (
     "nvidia-smi",
     "--query-gpu=uuid,utilization.gpu,memory.used",
     "--format=csv,noheader,nounits",
-    "--loop-ms=500",
+    f"--loop-ms={1000 // SAMPLES_A_SECOND}",
 )
 _MIB: Final = 2**20
 

@@ -17,6 +17,7 @@ from torch.nn.functional import normalize, scaled_dot_product_attention
 from transformers import BlipForConditionalGeneration, BlipForImageTextRetrieval
 
 from capfilt.errors import ModelError
+from capfilt.models.compute.attention import attend, steady_attention
 from capfilt.models.compute.buckets import Bucket, States
 from capfilt.models.compute.decoder import Decoder
 from capfilt.models.compute.loading import Normaliser, load_checkpoint, load_tokenizer
@@ -125,18 +126,19 @@ class BlipCaptioner(Tiled):
     def _beams_of(self, states: torch.Tensor, recipe: Beam) -> torch.Tensor:
         if self._reference is None:
             raise ModelError("this captioner was opened for nucleus sampling")
-        ids: torch.Tensor = self._reference.generate(
-            input_ids=torch.tensor([self._prompt], device=self._device).repeat(len(states), 1),
-            encoder_hidden_states=states,
-            num_beams=recipe.num_beams,
-            num_return_sequences=self._recipe.num_captions,
-            do_sample=False,
-            repetition_penalty=recipe.repetition_penalty,
-            min_length=self._lengths.min_length,
-            max_length=self._lengths.max_length,
-            eos_token_id=self._end,
-            pad_token_id=self._pad,
-        )
+        with steady_attention():
+            ids: torch.Tensor = self._reference.generate(
+                input_ids=torch.tensor([self._prompt], device=self._device).repeat(len(states), 1),
+                encoder_hidden_states=states,
+                num_beams=recipe.num_beams,
+                num_return_sequences=self._recipe.num_captions,
+                do_sample=False,
+                repetition_penalty=recipe.repetition_penalty,
+                min_length=self._lengths.min_length,
+                max_length=self._lengths.max_length,
+                eos_token_id=self._end,
+                pad_token_id=self._pad,
+            )
         return ids.view(len(states), self._recipe.num_captions, -1)
 
     def _texts(self, ids: torch.Tensor) -> list[list[str]]:
@@ -284,7 +286,7 @@ class _LayerKeys:
             raise RuntimeError("project comes first")
         if q.device.type != "cpu":
             own = self._held.index_select(0, bucket.images)
-            return scaled_dot_product_attention(q, *keys_and_values(own))
+            return attend(q, *keys_and_values(own))
         keys, values = keys_and_values(self._held)
         # One text at a time reads its image where it lies: no copy, and a shape of its own.
         return torch.cat(

@@ -1,12 +1,11 @@
 """Whole commands: a run over pictures in Parquet, by one and by two processes a device; a training.
 
 The rate is that of the pass of captioner and filter once it is under way: rows published from the
-first shards of all workers to the last shard. The busy share is what the run itself tells.
+first shards of all workers to the last shard. The busy share is that of the same time.
 """
 
 import io
 import os
-import re
 import subprocess
 import sys
 from concurrent.futures import ProcessPoolExecutor
@@ -20,22 +19,22 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
+from capfilt.engine.busy import SAMPLES_A_SECOND, DeviceUse, watched
 from tests.gpu.bench import PROMPT, Bench, Findings
 
 _SHARD: Final = 500
 _SIZE: Final = (640, 425)
 _STEPS: Final = 6
-_BUSY: Final = re.compile(r"was busy (\d+) %")
 
 
 def ask(bench: Bench, found: Findings) -> None:
     """Run, and train on what the last run exported."""
     pairs = bench.folder / "pairs.parquet"
     _write(pairs, bench.rows)
-    runs = (("default", 1, None), ("one", 1, 1), ("default", 4, None))
-    for name, captions, workers in runs:
-        _run(bench, found, pairs, name, captions, workers)
+    _run(bench, found, pairs, "default", 1, None)
+    _run(bench, found, pairs, "one", 1, 1)
     _train(bench, found, bench.folder / "run-default-1" / "latest")
+    _run(bench, found, pairs, "default", 4, None)
 
 
 def _write(file: Path, rows: int) -> None:
@@ -63,27 +62,41 @@ def _run(
     command += ["--prompt", PROMPT, "--num-captions", str(captions), "--device", bench.device]
     command += ["--shard-rows", str(_SHARD), "--threshold", "0", "--precision", "bf16"]
     command += [] if workers is None else ["--workers", str(workers)]
-    told = _called(command)
+    with watched([bench.device]) as seen:
+        told = _called(command)
     label = f"run, K = {captions}, {name} workers"
     if told.returncode:
         found.expect(False, f"{label} ended with {told.returncode}: {_end(told.stderr)}")
         return
-    rate, decode = _rate(run), _BUSY.findall(told.stdout + told.stderr)
-    busy = int(decode[0]) / 100 if decode else None
+    rate, lasted = _rate(run)
+    busy = _steady(seen.get(bench.device), lasted)
+    itself = [line for line in (told.stdout + told.stderr).splitlines() if " was busy " in line]
     found.figures[f"{name}_k{captions}"] = {"images_s": round(rate, 1), "busy": busy}
-    share = "" if busy is None else f", the device busy {busy:.0%} of the time"
+    share = "" if busy is None else f", the device busy {busy:.0%} of {lasted:.0f} s"
     found.say(f"  {label}: {rate:,.0f} images/s in the pass of captioner and filter{share}")
+    for line in itself:
+        found.say(f"    {line}")
 
 
-def _rate(run: Path) -> float:
-    """Return rows a second between the second published shard and the last one."""
+def _rate(run: Path) -> tuple[float, float]:
+    """Return (rows a second, seconds) from the second published shard to the last one."""
     [stage] = [
         folder for folder in (run / "stages").iterdir() if folder.name.startswith("caption-")
     ]
     moments = sorted(file.stat().st_mtime for file in stage.iterdir())
     if len(moments) < 4:
-        return float("nan")
-    return (len(moments) - 2) * _SHARD / (moments[-1] - moments[1])
+        return float("nan"), 0.0
+    lasted = moments[-1] - moments[1]
+    return (len(moments) - 2) * _SHARD / lasted, lasted
+
+
+def _steady(use: DeviceUse | None, lasted: float) -> float | None:
+    """Return the busy share of the last `lasted` seconds in which there was work."""
+    if use is None or not any(use.busy):
+        return None
+    end = max(place for place, percent in enumerate(use.busy) if percent > 0)
+    own = use.busy[max(0, end - round(lasted * SAMPLES_A_SECOND)) : end]
+    return round(sum(own) / len(own) / 100, 3) if own else None
 
 
 def _train(bench: Bench, found: Findings, run: Path) -> None:
@@ -99,7 +112,7 @@ def _train(bench: Bench, found: Findings, run: Path) -> None:
         command += ["--batch-size", str(8 * processes), "--side", "64", "--queue-size", "64"]
         kind = bench.device.partition(":")[0]
         told = _called([*command, "--precision", "bf16", "--device", kind])
-        there = (out / "model" / "config.json").exists()
+        there = (out / "model" / "captioner" / "config.json").exists()
         why = "" if there else f": {_end(told.stderr)}"
         found.expect(
             there, f"torchrun on {processes} device(s): {_STEPS} steps of ITC, ITM, LM{why}"

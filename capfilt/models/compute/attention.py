@@ -1,13 +1,42 @@
-"""Attention of the few queries of a decoding step: which kernel does it, on which device."""
+"""Attention of few queries: which kernel does it, on which device.
 
+For fewer than four queries cuDNN splits the keys among blocks whose sums meet in any order: on an
+H200 (torch 2.11, bf16) one query's result differed from run to run, those of four never.
+"""
+
+import contextlib
+from collections.abc import Iterator
 from typing import Final
 
 import torch
 from torch.nn.functional import pad, scaled_dot_product_attention
 
-# For fewer queries cuDNN splits the keys among blocks whose sums meet in any order: on an H200
-# (torch 2.11, bf16) one query's result differed from run to run, those of four never.
 _FEWEST_QUERIES: Final = 4
+
+
+@contextlib.contextmanager
+def steady_attention() -> Iterator[None]:
+    """Keep cuDNN out of what transformers' own classes do with one query at a time."""
+    before = torch.backends.cuda.cudnn_sdp_enabled()  # type: ignore[no-untyped-call]  # as shipped
+    torch.backends.cuda.enable_cudnn_sdp(False)
+    try:
+        yield
+    finally:
+        torch.backends.cuda.enable_cudnn_sdp(before)
+
+
+def attend(
+    q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Attend (B, heads, L, d) to keys and values (B, heads, N, d), with queries enough on a GPU.
+
+    mask: (B, 1, 1, N), True where a key may be looked at; None: all may.
+    """
+    count = q.shape[2]
+    if q.device.type == "cpu" or count >= _FEWEST_QUERIES:
+        return scaled_dot_product_attention(q, keys, values, attn_mask=mask)
+    filled = pad(q, (0, 0, 0, _FEWEST_QUERIES - count))
+    return scaled_dot_product_attention(filled, keys, values, attn_mask=mask)[:, :, :count]
 
 
 def attend_self(
@@ -31,11 +60,7 @@ def attend_image(q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> t
     On a CPU a few queries against hundreds of keys are two thin products; torch's fused kernel is
     made for many queries, and is slower from two on.
     """
-    count = q.shape[2]
-    if q.device.type != "cpu":
-        filled = pad(q, (0, 0, 0, max(0, _FEWEST_QUERIES - count)))
-        return scaled_dot_product_attention(filled, keys, values)[:, :, :count]
-    if count == 1:
-        return scaled_dot_product_attention(q, keys, values)
+    if q.device.type != "cpu" or q.shape[2] == 1:
+        return attend(q, keys, values)
     scores = torch.matmul(q * q.shape[-1] ** -0.5, keys.transpose(-1, -2))
     return torch.matmul(torch.softmax(scores, dim=-1), values)

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import torch
 from transformers import DynamicCache, EncoderDecoderCache
 
+from capfilt.models.compute.attention import steady_attention
 from capfilt.models.compute.sampling import pick, processed_probabilities
 from capfilt.models.recipe import Beam, Lengths, Nucleus
 
@@ -115,6 +116,7 @@ class _EncoderDecoder:
         return scores
 
 
+@steady_attention()
 def sample(
     model: Any,  # transformers' models are untyped
     queries: torch.Tensor,
@@ -158,6 +160,7 @@ def sample(
     return written.view(images, captions, steps)
 
 
+@steady_attention()
 def search(
     model: Any,  # transformers' models are untyped
     queries: torch.Tensor,

@@ -80,8 +80,15 @@ def load_checkpoint(
         )
     if ref.adapter is not None:
         model = _merged(model, ref, ref.adapter)
+    try:
+        model = model.to(device=device, dtype=_DTYPES[precision]).eval().requires_grad_(False)
+    except torch.OutOfMemoryError as error:
+        raise ModelError(
+            f"{ref.name!r} does not fit into the memory of {device}; take a smaller model, "
+            "--precision bf16, fewer --workers or another device"
+        ) from error
     _check_numbers(model, ref)
-    return model.to(device=device, dtype=_DTYPES[precision]).eval().requires_grad_(False)
+    return model
 
 
 def _read_as(ref: ModelRef, precision: Precision) -> torch.dtype:

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch.nn.functional import scaled_dot_product_attention
 
+from capfilt.models.compute.attention import attend
 from capfilt.models.compute.packed_linear import Dense
 
 # Takes queries of a layer, returns what they gather from the images, of the same shape.
@@ -106,7 +106,7 @@ class TextTower:
         q, k, v = layer.project(x)
         if number == len(self.layers) - 1:
             q, x = q[:, :, :1], x[:, :1]
-        x = layer.after_self(x, scaled_dot_product_attention(q, k, v, attn_mask=mask))
+        x = layer.after_self(x, attend(q, k, v, mask))
         if cross is not None:
             x = layer.after_cross(x, cross(layer.cross_queries(x)))
         return layer.feed_forward(x)
