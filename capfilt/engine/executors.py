@@ -9,11 +9,12 @@ import multiprocessing
 import os
 import queue
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, FIRST_EXCEPTION, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from itertools import zip_longest
 from multiprocessing import util
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol, TypeAlias, runtime_checkable
@@ -36,12 +37,27 @@ _DIED: Final = (
 )
 
 _Numbers: TypeAlias = "ctypes.Array[ctypes.c_longlong]"
+_Placed: TypeAlias = tuple[int, str]  # a shard's place, counted from 1, and its name
+
+
+class DoShard(Protocol):
+    """Does one shard; `following` is the one after it, where that is known."""
+
+    def __call__(self, shard: str, following: str | None = None, /) -> None:
+        """Do it."""
 
 
 class Job(Protocol):
-    """Work that can be sent to another process (it is pickled) and opened there once."""
+    """Work that can be sent to another process (it is pickled) and opened there once.
 
-    def open(self, worker: int, advance: Advance) -> AbstractContextManager[Callable[[str], None]]:
+    `shards_at_a_time`: how many shards a worker is given together, so that it knows the next one.
+    """
+
+    @property
+    def shards_at_a_time(self) -> int:
+        """1, or more where a shard is begun while the one before it is done."""
+
+    def open(self, worker: int, advance: Advance) -> AbstractContextManager[DoShard]:
         """Load what it needs; yields a function that does one shard. `worker` counts from 0."""
 
 
@@ -69,8 +85,8 @@ class Serial:
         if not shards:
             return
         with job.open(0, advance) as do:
-            for shard in shards:
-                do(shard)
+            for shard, following in zip_longest(shards, shards[1:]):
+                do(shard, following)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +129,8 @@ class Processes:
                 count, context, _start_worker, (packed, str(folder), ticks, held, begun)
             )
             try:
-                _drain(pool, shards, 2 * count, packed, done)
+                runs = runs_of(shards, count, job.shards_at_a_time)
+                _drain(pool, runs, 2 * count, packed, done)
                 return []
             except BrokenProcessPool as error:
                 if not begun.value:
@@ -131,28 +148,40 @@ class Processes:
         return [shard for shard in shards if shard not in done and shard not in suspects]
 
 
+def runs_of(shards: Sequence[str], workers: int, longest: int) -> Iterator[list[_Placed]]:
+    """Cut shards into runs for a worker each, shorter towards the end: so workers end together.
+
+    Each shard has its place with it, counted from 1.
+    """
+    start = 0
+    while start < len(shards):
+        length = max(1, min(longest, (len(shards) - start) // (2 * workers)))
+        yield list(enumerate(shards[start : start + length], start=start + 1))
+        start += length
+
+
 def _drain(
     pool: ProcessPoolExecutor,
-    shards: Sequence[str],
+    runs: Iterable[list[_Placed]],
     window: int,
     packed: Packed,
     done: set[str],
 ) -> None:
-    """Keep `window` shards in flight, so that millions of shards make no million futures."""
-    pending: dict[Future[None], str] = {}
-    for place, shard in enumerate(shards, start=1):
+    """Keep `window` runs in flight, so that millions of shards make no million futures."""
+    pending: dict[Future[None], list[_Placed]] = {}
+    for run in runs:
         with launching(packed):  # the pool starts its processes when it is given work
-            pending[pool.submit(_do_shard, place, shard)] = shard
+            pending[pool.submit(_do_run, run)] = run
         if len(pending) >= window:
             _collect(pending, done, FIRST_COMPLETED)
     _collect(pending, done, FIRST_EXCEPTION)
 
 
-def _collect(pending: dict[Future[None], str], done: set[str], when: str) -> None:
+def _collect(pending: dict[Future[None], list[_Placed]], done: set[str], when: str) -> None:
     """Wait, and move what has succeeded from `pending` to `done`."""
     for future in wait(pending, return_when=when).done:
         future.result()
-        done.add(pending.pop(future))
+        done.update(shard for _, shard in pending.pop(future))
 
 
 @contextlib.contextmanager
@@ -182,7 +211,7 @@ def _polling(ticks: _Numbers, advance: Advance) -> Iterator[None]:
 
 # --- in the worker process
 
-_work: Final = queue.SimpleQueue[Callable[[int, str], None]]()  # holds the opened job, once
+_work: Final = queue.SimpleQueue[Callable[[list[_Placed]], None]]()  # holds the opened job, once
 _open_jobs: Final = contextlib.ExitStack()
 
 
@@ -204,10 +233,11 @@ def _start_worker(
     # While modules are still whole: the interpreter's own end takes them apart first.
     util.Finalize(None, _open_jobs.close, exitpriority=10)
 
-    def do_and_tell(place: int, shard: str) -> None:
-        held[worker] = place
-        do(shard)
-        held[worker] = 0
+    def do_and_tell(run: list[_Placed]) -> None:
+        for (place, shard), following in zip_longest(run, run[1:]):
+            held[worker] = place
+            do(shard, None if following is None else following[1])
+            held[worker] = 0
 
     _work.put(do_and_tell)
 
@@ -220,9 +250,9 @@ def _die_with_parent() -> None:
         os._exit(1)
 
 
-def _do_shard(place: int, shard: str) -> None:
+def _do_run(run: list[_Placed]) -> None:
     do = _work.get()
     try:
-        do(place, shard)
+        do(run)
     finally:
         _work.put(do)

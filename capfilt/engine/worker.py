@@ -9,24 +9,22 @@ import contextlib
 import dataclasses
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
+from capfilt.engine.ahead import SHARDS_AT_A_TIME, Ahead
 from capfilt.engine.attempts import attempt_of
 from capfilt.engine.deaths import Attempts
+from capfilt.engine.executors import DoShard
 from capfilt.engine.isolation import compute_isolated
 from capfilt.engine.plan import Plan, PlannedStage, RunReader, is_barrier
 from capfilt.engine.transforms import (
-    Slice,
     check_aligned,
     columns_before,
-    slice_rows,
-    slices,
     transformed,
     widened,
 )
@@ -37,7 +35,7 @@ from capfilt.ledger.source import rows_of
 from capfilt.ledger.tally import ORIGIN, Tally, tally
 from capfilt.progress import Advance
 from capfilt.stage import Transform
-from capfilt.stages.decoding import ImageTransform, threads_for
+from capfilt.stages.decoding import threads_for
 
 # The columns that each stage adds, in slices, and the seconds that it took.
 _Outputs = tuple[dict[str, list[pa.RecordBatch]], dict[str, float]]
@@ -57,8 +55,13 @@ class PassJob:
     devices: tuple[str, ...] = ("cpu",)
     workers: int = 1
 
+    @property
+    def shards_at_a_time(self) -> int:
+        """How many shards a worker is given together: on a GPU it begins with the next ahead."""
+        return 1 if self.devices[0] == "cpu" else SHARDS_AT_A_TIME
+
     @contextlib.contextmanager
-    def open(self, worker: int, advance: Advance) -> Iterator[Callable[[str], None]]:
+    def open(self, worker: int, advance: Advance) -> Iterator[DoShard]:
         """Yield a function that advances one shard. Stages are opened when first needed."""
         with contextlib.ExitStack() as held:
             transforms: dict[str, Transform] = {}
@@ -72,13 +75,15 @@ class PassJob:
             reader, stages = self._reader(), self._stages_on(worker)
             threads = threads_for(self.devices[worker % len(self.devices)], self.workers)
             pool = held.enter_context(ThreadPoolExecutor(threads)) if threads else None
+            ahead = Ahead(reader, pool)
 
-            def do(shard: str) -> None:
+            def do(shard: str, following: str | None = None) -> None:
+                ahead.expect(following)
                 if self._attempts.is_deadly(self._work(shard)):
                     self.rescue(shard)
                     return
                 with self._attempts.noted(self._work(shard)):
-                    advance_shard(reader, stages, shard, opened, advance, pool)
+                    advance_shard(reader, stages, shard, opened, advance, ahead)
 
             yield do
 
@@ -117,18 +122,18 @@ def advance_shard(
     shard: str,
     opened: Callable[[PlannedStage], Transform],
     advance: Advance,
-    pool: Executor | None = None,
+    ahead: Ahead | None = None,
 ) -> None:
     """Run those stages of a pass that have not done this shard, and commit their columns.
 
-    `pool` decodes pictures ahead of their turn; None: nothing does.
+    `ahead` reads the shard; None: it is read here, and nothing is decoded ahead.
 
     Raises:
         CapfiltError: with the shard and the stage named, whatever a stage raised.
     """
 
     def compute(missing: tuple[PlannedStage, ...]) -> _Outputs:
-        return _computed(reader, missing, shard, opened, advance, pool)
+        return _computed(missing, shard, opened, advance, ahead or Ahead(reader))
 
     _publish_missing(reader, stages, shard, compute)
 
@@ -153,24 +158,18 @@ def _publish_missing(
 
 
 def _computed(
-    reader: RunReader,
     missing: tuple[PlannedStage, ...],
     shard: str,
     opened: Callable[[PlannedStage], Transform],
     advance: Advance,
-    pool: Executor | None,
+    ahead: Ahead,
 ) -> _Outputs:
     """Return the columns that each stage adds, in slices, and the seconds that it took."""
-    work = reader.read(shard, columns_before(missing))
     outputs: dict[str, list[pa.RecordBatch]] = {planned.id: [] for planned in missing}
     seconds = dict.fromkeys(outputs, 0.0)
-    parts = [Slice(part) for part in slices(work, slice_rows(missing))]
     transforms = [opened(planned) for planned in missing]
-    if pool is not None:
-        _look_ahead(transforms, parts[0], pool)
-    for slice_, following in zip_longest(parts, parts[1:]):
-        if following is not None and pool is not None:
-            _look_ahead(transforms, following, pool)
+    parts = ahead.slices_of(shard, missing, transforms)
+    for slice_ in ahead.follow(parts, missing, transforms):
         batch = slice_.rows
         for planned in missing:
             began = time.perf_counter()
@@ -221,16 +220,6 @@ def commit(
         inputs=_inputs(ledger, planned, shard),
     )
     return ledger.commit(receipt, table)
-
-
-def _look_ahead(transforms: list[Transform], following: Slice, pool: Executor) -> None:
-    """Begin to decode the next slice's pictures as its stages will want them."""
-    if "image" not in following.rows.schema.names:
-        return
-    for transform in transforms:
-        if isinstance(transform, ImageTransform):
-            images = following.pictures(following.rows)
-            images.begin(transform.side, transform.framing, pool)
 
 
 def _on_device(planned: PlannedStage, device: str) -> PlannedStage:

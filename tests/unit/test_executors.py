@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from capfilt.engine.executors import Processes, Serial
+from capfilt.engine.executors import DoShard, Processes, Serial, runs_of
 from capfilt.errors import PlanError, WorkerError
 from capfilt.process import signals
 from capfilt.progress import Advance
@@ -23,18 +23,19 @@ class Note:
 
     folder: str
     die_at: str = ""
+    shards_at_a_time: int = 1
 
     @contextlib.contextmanager
-    def open(self, worker: int, advance: Advance) -> Iterator[Callable[[str], None]]:
+    def open(self, worker: int, advance: Advance) -> Iterator[DoShard]:
         (Path(self.folder) / f"opened-{worker}-{os.getpid()}").touch()
 
-        def do(shard: str) -> None:
+        def do(shard: str, following: str | None = None) -> None:
             if shard == self.die_at:
                 os.kill(os.getpid(), signal.SIGKILL)
             if shard == "bad":
                 raise ValueError("a bad shard")
             with open(Path(self.folder) / shard, "x") as out:
-                out.write(str(os.getpid()))
+                out.write(f"{os.getpid()} {following}")
             advance(10)
 
         yield do
@@ -50,9 +51,27 @@ def test_every_shard_once_and_every_worker_opened_once(
     assert sum(rows) == 90
     assert {p.name for p in tmp_path.glob("s*")} == set(shards)
     opened = [p.name.split("-")[1:] for p in tmp_path.glob("opened-*")]
-    doers = {(tmp_path / shard).read_text() for shard in shards}
+    doers = {(tmp_path / shard).read_text().split()[0] for shard in shards}
     assert doers <= {pid for _, pid in opened}
     assert len(opened) == (1 if isinstance(executor, Serial) else 2)
+
+
+@pytest.mark.parametrize("executor", [Serial(), Processes(2)])
+def test_a_worker_is_told_of_its_next_shard(executor: Serial | Processes, tmp_path: Path) -> None:
+    shards = [f"s{i}" for i in range(20)]
+    executor.run(Note(str(tmp_path), shards_at_a_time=3), shards, lambda _: None)
+    told = {shard: (tmp_path / shard).read_text().split()[1] for shard in shards}
+    known = {shard: name for shard, name in told.items() if name != "None"}
+    assert all(name == f"s{int(shard[1:]) + 1}" for shard, name in known.items())
+    assert len(known) == (19 if isinstance(executor, Serial) else 8)
+
+
+def test_runs_get_shorter_towards_the_end() -> None:
+    shards = [f"s{i}" for i in range(40)]
+    runs = list(runs_of(shards, 2, 4))
+    assert [placed for run in runs for placed in run] == list(enumerate(shards, start=1))
+    assert [len(run) for run in runs] == [4, 4, 4, 4, 4, 4, 4, 3, 2, 1, 1, 1, 1, 1, 1, 1]
+    assert {len(run) for run in runs_of(shards, 2, 1)} == {1}
 
 
 def test_no_shards_open_nothing(tmp_path: Path) -> None:
@@ -86,10 +105,11 @@ if __name__ == "__main__":
 @dataclass(frozen=True)
 class Sleeper:
     folder: str
+    shards_at_a_time: int = 1
 
     @contextlib.contextmanager
-    def open(self, worker: int, advance: Advance) -> Iterator[Callable[[str], None]]:
-        def do(shard: str) -> None:
+    def open(self, worker: int, advance: Advance) -> Iterator[DoShard]:
+        def do(shard: str, following: str | None = None) -> None:
             (Path(self.folder) / f"pid-{os.getpid()}").touch()
             time.sleep(60)
 
@@ -199,12 +219,13 @@ class Littering:
     """Leaves temporary files as libraries do, and ignores that it is asked to end."""
 
     folder: str
+    shards_at_a_time: int = 1
 
     @contextlib.contextmanager
-    def open(self, worker: int, advance: Advance) -> Iterator[Callable[[str], None]]:
+    def open(self, worker: int, advance: Advance) -> Iterator[DoShard]:
         handlers = [signal.getsignal(number) for number in signals.ENDING]
 
-        def do(shard: str) -> None:
+        def do(shard: str, following: str | None = None) -> None:
             place = Path(tempfile.mkdtemp())
             assert handlers == [signal.SIG_IGN] * len(handlers)
             assert place.parent != Path(self.folder)

@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 from capfilt import schema
+from capfilt.engine.ahead import Ahead
 from capfilt.engine.plan import Plan, PlannedStage, RunReader, compile_plan
 from capfilt.engine.worker import PassJob, _computed, solve_barrier
 from capfilt.errors import CapfiltError, DamageError, InputError, PlanError
@@ -358,6 +359,7 @@ class Watched(Executor):
 
 def test_the_next_slice_is_decoded_before_the_stages_are_at_this_one() -> None:
     heard: list[str] = []
+    read: list[str] = []
 
     @dataclass(frozen=True)
     class Looks:
@@ -381,12 +383,19 @@ def test_the_next_slice_is_decoded_before_the_stages_are_at_this_one() -> None:
 
     class Reader:
         def read(self, shard: str, columns: list[str]) -> pa.Table:
+            read.append(shard)
             return table
 
     reader: Any = Reader()  # reads are all that is asked of it
     stage = Looks()
     planned = PlannedStage(stage=stage, id="looks-1", upstream=())
     with stage.open() as transform:
-        _computed(reader, (planned,), "s", lambda _: transform, ignore, Watched(heard))
-    ahead = ["begun", "begun"]
-    assert heard == [*ahead, "looked at 2", *ahead, "looked at 2", "looked at 2"]
+        ahead = Ahead(reader, Watched(heard))
+        ahead.expect("t")
+        _computed((planned,), "s", lambda _: transform, ignore, ahead)
+        ahead.expect(None)
+        _computed((planned,), "t", lambda _: transform, ignore, ahead)
+    begun, look = ["begun", "begun"], "looked at 2"
+    first = [*begun, *begun, look, *begun, look, "begun", *begun, look]  # a read, two pictures
+    assert heard == [*first, *begun, look, *begun, look, look]
+    assert read == ["s", "t"]
