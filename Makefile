@@ -6,6 +6,7 @@
 # make chaos      60 kills of runs over the simulated web, each resumed and compared
 # make mutants   26 one-line changes of the code, each of which a test must notice
 # make bench-models  captions and scores a second against transformers and data-juicer
+# make gpu         on a machine with a GPU: equality, determinism, speed, memory, a whole run (10 minutes)
 # make proof       the experiment: does CapFilt help on the simulated web as in the paper (docs/proof.md)
 # make wheel-test  build the wheel and try it in an environment of its own
 # make models      train the embedded models again (see README for how long it takes)
@@ -26,7 +27,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
 TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 
-.PHONY: bootstrap round1 rounds test lint bench chaos mutants bench-models proof wheel-test models clean
+.PHONY: bootstrap round1 rounds test lint bench chaos mutants bench-models gpu proof wheel-test models clean
 
 bootstrap: $(STAMP)
 	$(BIN)/capfilt demo --rows $(ROWS) --run $(RUN)
@@ -58,6 +59,9 @@ mutants: $(STAMP)
 
 bench-models: $(STAMP)
 	$(BIN)/python -m tests.benchmarks.models $(if $(JUICER),--data-juicer $(JUICER)) $(BENCH)
+
+gpu: $(STAMP)
+	$(BIN)/python -m tests.gpu $(GPU)
 
 proof: $(STAMP)
 	$(BIN)/python -m pipelines.experiments.proof --run $(PROOF)
