@@ -1,7 +1,7 @@
 """`capfilt rounds`: parse, call, print."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -28,6 +28,10 @@ _PROCESSES = typer.Option(
     help="Number of processes of a training, by torchrun [default: one for each device]",
     rich_help_panel=WORK,
 )
+_ENGINE = typer.Option(
+    help="Who cleans: processes of this machine, or Ray's actors; trainings are this machine's",
+    rich_help_panel=WORK,
+)
 _PLAN = typer.Option("--plan", help="Say what is missing and what it costs", rich_help_panel=WORK)
 
 
@@ -41,6 +45,7 @@ def rounds(
     device: Annotated[str, _DEVICE] = "auto",
     workers: Annotated[int | None, _WORKERS] = None,
     processes: Annotated[int | None, _PROCESSES] = None,
+    engine: Annotated[Literal["local", "ray"], _ENGINE] = "local",
     plan: Annotated[bool, _PLAN] = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -60,7 +65,7 @@ def rounds(
             count=count,
             human=tuple(human or ()),
         )
-        asked = RoundsRequest(spec, out, held_out, workers, device, processes)
+        asked = RoundsRequest(spec, out, held_out, workers, device, processes, engine)
         if plan:
             show(verbs.plan_rounds(options, asked), as_json)
             return

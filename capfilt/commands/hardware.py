@@ -8,6 +8,8 @@ from typing import Literal
 from capfilt.engine.machine import choose_devices, choose_host_workers, choose_workers
 from capfilt.engine.passes import Resources
 from capfilt.engine.ranks import rank_of
+from capfilt.engine.ray_cluster import connect
+from capfilt.errors import InputError
 from capfilt.option import WORK, check_options, option
 from capfilt.recipe.round import Round
 
@@ -24,10 +26,11 @@ class Hardware:
         at_least=1,
     )
     device: str = option("auto", "auto, cpu, cuda, or a list such as cuda:0,cuda:2", panel=WORK)
-    engine: Literal["local", "ranks"] = option(
+    engine: Literal["local", "ranks", "ray"] = option(
         "local",
         "local: this process and its workers; ranks: one of several jobs over a run folder, which "
-        "its launcher numbers (SLURM array, Kubernetes indexed Job, SkyPilot)",
+        "its launcher numbers (SLURM array, Kubernetes indexed Job, SkyPilot); ray: actors of the "
+        "cluster at RAY_ADDRESS, or of one on this machine",
         panel=WORK,
     )
     rank: int | None = option(
@@ -46,8 +49,10 @@ class Hardware:
     )
 
     def __post_init__(self) -> None:
-        """Check the ranges."""
+        """Check the ranges, and that what was given has an effect."""
         check_options(self)
+        if self.engine == "ray" and (self.rank is not None or self.world_size is not None):
+            raise InputError("--rank and --world-size have no effect with --engine ray")
 
     def place(self, environment: Mapping[str, str]) -> tuple[int, int]:
         """Return rank and world size of this job.
@@ -66,8 +71,17 @@ def resources_for(recipe: Round, hardware: Hardware) -> Resources:
     Raises:
         InputError: a device is not there.
     """
+    if hardware.engine == "ray":
+        return _on_ray(hardware)
     devices = choose_devices(hardware.device)
     workers = choose_workers(hardware.workers, recipe.models, devices)
     host_workers = choose_host_workers(hardware.workers)
     rank, world_size = hardware.place(os.environ)
     return Resources(workers, host_workers, devices, rank, world_size)
+
+
+def _on_ray(hardware: Hardware) -> Resources:
+    cluster = connect()
+    devices = cluster.devices(hardware.device)
+    workers, others = cluster.workers(hardware.workers, devices), hardware.workers
+    return Resources(workers, cluster.host_workers(others), devices, cluster=cluster)

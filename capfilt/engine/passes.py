@@ -9,6 +9,7 @@ from capfilt.engine.busy import watched
 from capfilt.engine.executors import Executor, Processes, Serial
 from capfilt.engine.plan import Plan, PlannedStage, RunReader, is_barrier
 from capfilt.engine.ranks import rank_order
+from capfilt.engine.ray_cluster import RayActors, RayCluster
 from capfilt.engine.worker import PassJob, solve_barrier
 from capfilt.errors import InputError
 from capfilt.ledger.ledger import Ledger
@@ -20,13 +21,17 @@ from capfilt.stage import Stage
 
 @dataclass(frozen=True, slots=True)
 class Resources:
-    """What may be used: processes for models and for the rest, devices, which part of an array."""
+    """What may be used: processes for models and for the rest, devices, which part of an array.
+
+    `cluster`: processes are actors of it; None: they are this machine's.
+    """
 
     workers: int = 1
     host_workers: int = 1
     devices: tuple[str, ...] = ("cpu",)
     rank: int = 0
     world_size: int = 1
+    cluster: RayCluster | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.rank < self.world_size:
@@ -34,9 +39,17 @@ class Resources:
         if self.workers < 1 or self.host_workers < 1:
             raise InputError(f"{self.workers} workers; give at least 1")
 
+    @property
+    def workers_a_machine(self) -> int:
+        """How many processes for models share the cores of a machine."""
+        return self.workers if self.cluster is None else -(-self.workers // self.cluster.nodes)
+
     def executor(self, *, models: bool) -> Executor:
         """Return the executor for a pass of models, or for any other pass."""
         count = self.workers if models else self.host_workers
+        if self.cluster is not None:
+            on_gpu = models and self.devices[0] != "cpu"
+            return RayActors(count, min(1.0, self.cluster.gpus / count) if on_gpu else 0.0)
         return Serial() if count == 1 else Processes(count)
 
 
@@ -101,9 +114,9 @@ def run_pass(
     if not mine:
         return
     label = "+".join(planned.stage.name for planned in stages)
-    job = PassJob(str(ledger.root), plan, stages, resources.devices, resources.workers)
+    job = PassJob(str(ledger.root), plan, stages, resources.devices, resources.workers_a_machine)
     models = runs_models(stages)
-    devices = resources.devices if models else ()
+    devices = resources.devices if models and resources.cluster is None else ()
     with watched(devices) as seen, progress(label, rows_of(mine, ledger)) as told:
         resources.executor(models=models).run(job, mine, told)
     for line in told_busy(label, seen):

@@ -5,6 +5,7 @@ import importlib.util
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from capfilt.commands.advance import check_run
 from capfilt.commands.hardware import Hardware
@@ -34,6 +35,12 @@ class RoundsRequest:
     workers: int | None = None
     device: str = "auto"
     processes: int | None = None  # of a training; None: one a device
+    engine: Literal["local", "ray"] = "local"  # of the cleanings
+
+    @property
+    def hardware(self) -> Hardware:
+        """What a cleaning may use."""
+        return Hardware(self.workers, self.device, self.engine)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +51,7 @@ class CheckedRounds:
     place: RoundsFolder
     steps: tuple[Step, ...]
     spec: InputSpec
-    workers: int | None
+    hardware: Hardware  # of the cleanings
     held_out: str | None
     manifest: SourceManifest
     human_samples: int
@@ -62,7 +69,7 @@ def check(rounds: Rounds, given: RoundsRequest) -> CheckedRounds:
     """
     if given.out.exists() and not given.out.is_dir():
         raise InputError(f"--out {given.out} is a file; give a folder")
-    check_run(rounds.first, given.out / RUN, Hardware(given.workers, given.device), unsaid)
+    check_run(rounds.first, given.out / RUN, given.hardware, unsaid)
     if not rounds.human:
         raise InputError("give --human DIR: captioner and filter are fine-tuned on human pairs")
     root = given.out.resolve()
@@ -82,7 +89,7 @@ def check(rounds: Rounds, given: RoundsRequest) -> CheckedRounds:
         place,
         steps,
         given.spec,
-        given.workers,
+        given.hardware,
         given.held_out,
         manifest,
         samples,

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from capfilt.commands.evaluate import EvaluateOptions, evaluate
-from capfilt.commands.hardware import Hardware
 from capfilt.commands.run import run_round
 from capfilt.engine.finish import Finished
 from capfilt.engine.precision import precision_warning
@@ -83,11 +82,10 @@ class _Runner:
 
     def _cleaned(self, step: Step) -> Cleaned:
         checked, root = self.checked, self.checked.place.root
-        hardware = Hardware(checked.workers, ",".join(checked.devices))
         memory = Memory(Ledger(root / RUN), checked.rounds.first.shard_rows)
         data = open_input(checked.spec, memory)
         ran = run_round(
-            data, recipe_of(checked, step), root / RUN, hardware, self.progress, self.say
+            data, recipe_of(checked, step), root / RUN, checked.hardware, self.progress, self.say
         )
         if ran.error is not None:
             raise NothingUsableError(f"{step.title()}: {ran.error}")

@@ -9,7 +9,7 @@ saw, says how clean the data is.
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import pyarrow.parquet as pq
 
@@ -44,6 +44,7 @@ class DemoOptions:
     seed: int = option(7, "Seed of the simulated web")
     port: int = option(PORT, "Port of its server on loopback; 0 takes a free one", at_least=0)
     workers: int | None = option(None, "Processes", shown="as many as cores", at_least=1)
+    engine: Literal["local", "ray"] = option("local", "local: processes; ray: actors of Ray")
 
     def __post_init__(self) -> None:
         """Check the ranges."""
@@ -81,7 +82,10 @@ def run_demo(run: Path, options: DemoOptions, progress: Progress, say: Say) -> D
     with served(web, options.port) as server:
         folder = run.with_name(f"{run.name}-web")
         files = write_web(folder, options.rows, options.seed, server.base_url)
-        spec, hardware = InputSpec((str(files.urls),)), Hardware(options.workers, device="cpu")
+        spec, hardware = (
+            InputSpec((str(files.urls),)),
+            Hardware(options.workers, device="cpu", engine=options.engine),
+        )
         result = run_round(spec, _DEMO_ROUND, run, hardware, progress, say)
     if result.finished is None:
         return DemoResult(result, "")
