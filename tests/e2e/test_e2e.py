@@ -21,6 +21,7 @@ from capfilt.simweb.corruption import Noise
 from capfilt.simweb.faults import Fault
 from capfilt.simweb.server import WebServer
 from capfilt.simweb.web import SimulatedWeb, write_web
+from tests.e2e import slurm
 
 pytestmark = pytest.mark.slow
 SCRIPT = Path(__file__).parents[2] / "pipelines" / "cluster" / "slurm.sh"
@@ -161,13 +162,19 @@ def test_workers_shards_and_races_change_nothing(
     assert cut["digest"] == undisturbed["digest"]
 
 
+def command_file(folder: Path) -> Path:
+    """Write what the script calls instead of an installed `capfilt`."""
+    capfilt = folder / "capfilt"
+    capfilt.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m capfilt "$@"\n')
+    capfilt.chmod(0o755)
+    return capfilt
+
+
 def test_jobs_of_an_array_need_nobody_in_between(
     rounds: Round, undisturbed: dict[str, object]
 ) -> None:
     """By the SLURM script that is ready to copy; one job is killed, and another never begins."""
-    capfilt = rounds.folder / "capfilt"
-    capfilt.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m capfilt "$@"\n')
-    capfilt.chmod(0o755)
+    capfilt = command_file(rounds.folder)
     words = rounds.command("array", "--workers", "1")[4:]
     jobs = {}
     for number in ("1", "2", "4"):
@@ -187,6 +194,36 @@ def test_jobs_of_an_array_need_nobody_in_between(
         assert job.returncode == 0, err[-3000:]
         assert json.loads(out)["result"]["digest"] == undisturbed["digest"]
     assert rounds.run("array")["digest"] == undisturbed["digest"]
+
+
+@pytest.mark.skipif(slurm.why_not() is not None, reason=str(slurm.why_not()))
+def test_a_real_slurm_array_of_which_one_job_is_killed(
+    rounds: Round, undisturbed: dict[str, object], tmp_path: Path
+) -> None:
+    words = rounds.command("slurm", "--workers", "1")[4:]
+    asked = ["--array=0-2", "--gpus-per-task=0", "--cpus-per-task=1", f"--chdir={tmp_path}"]
+    capfilt, ledger = str(command_file(rounds.folder)), Ledger(rounds.folder / "slurm")
+    with slurm.cluster(tmp_path) as environment:
+
+        def called(*command: str) -> str:
+            told = subprocess.run(
+                command, env=environment | {"CAPFILT": capfilt}, capture_output=True, text=True,
+                check=False,
+            )  # fmt: skip
+            assert told.returncode == 0, told.stderr
+            return told.stdout.strip()
+
+        job = called("sbatch", "--parsable", *asked, str(SCRIPT), *words)
+        while not any(name.startswith("download") for name in ledger.stages()):
+            assert called("squeue", "-h"), [f.read_text() for f in tmp_path.glob("capfilt-*.log")]
+            time.sleep(0.1)
+        called("scancel", "--signal=KILL", "--full", f"{job}_1")
+        while called("squeue", "-h"):
+            time.sleep(0.5)
+    for number in (0, 2):
+        told = (tmp_path / f"capfilt-{job}-{number}.log").read_text()
+        result = json.loads(told[told.index("{\n") :])["result"]
+        assert result["digest"] == undisturbed["digest"]
 
 
 def test_appended_rows_alone_are_processed(rounds: Round, undisturbed: dict[str, object]) -> None:
