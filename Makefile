@@ -8,6 +8,7 @@
 # make bench-models  captions and scores a second against transformers and data-juicer
 # make gpu         on a machine with a GPU: equality, determinism, speed, memory, a whole run (10 minutes)
 # make proof       the experiment: does CapFilt help on the simulated web as in the paper (docs/proof.md)
+# make readers     training jobs' own readers, in an environment of their own, and their tests
 # make wheel-test  build the wheel and try it in an environment of its own
 # make models      train the embedded models again (see README for how long it takes)
 
@@ -27,7 +28,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
 TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 
-.PHONY: bootstrap round1 rounds test lint bench chaos mutants bench-models gpu proof wheel-test models clean
+.PHONY: bootstrap round1 rounds test lint bench chaos mutants bench-models gpu proof readers wheel-test models clean
 
 bootstrap: $(STAMP)
 	$(BIN)/capfilt demo --rows $(ROWS) --run $(RUN)
@@ -66,6 +67,13 @@ gpu: $(STAMP)
 proof: $(STAMP)
 	$(BIN)/python -m pipelines.experiments.proof --run $(PROOF)
 
+# webdataset 1.0 is what Energon wants, open_clip's release an older one.
+readers: $(STAMP)
+	test -x .readers/bin/python || $(PYTHON) -m venv .readers
+	.readers/bin/python -m pip install --quiet -r tests/readers/requirements.txt
+	.readers/bin/python -m pip install --quiet --no-deps --target .readers/open_clip webdataset==0.2.86
+	$(BIN)/python -m pytest tests/readers
+
 # The wheel as a user gets it: what is in it, a demo, a shipped pipeline by name, the public names.
 wheel-test: $(STAMP)
 	rm -rf dist .wheel && $(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
@@ -92,4 +100,4 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 clean:
-	rm -rf $(VENV) .wheel runs build dist *.egg-info
+	rm -rf $(VENV) .readers .wheel runs build dist *.egg-info

@@ -97,6 +97,18 @@ PHASH: Final = pa.schema([pa.field("phash", pa.uint64())])  # 64-bit DCT hash; n
 
 DEDUP: Final = pa.schema([pa.field("dup_of", pa.string())])  # key of the kept copy, or null
 
+CONTAMINATION: Final = pa.schema(
+    [
+        pa.field("image_in", pa.string()),  # the evaluation set that has the picture, or null
+        pa.field("image_in_bits", pa.int32()),  # of 64, by which the perceptual hashes differ
+        pa.field("image_in_cosine", pa.float32()),  # of the embeddings; null without a model
+        pa.field("text_in", pa.string()),  # the evaluation set that has the web text, or null
+        pa.field("text_in_share", pa.float32()),  # of its n-grams, (0, 1]
+        pa.field("captions_in", pa.list_(pa.string())),  # aligned with `captions`
+        pa.field("captions_in_share", pa.list_(pa.float32())),
+    ]
+)
+
 SELECT: Final = pa.schema(
     [
         pa.field("keep_web", pa.bool_(), nullable=False),

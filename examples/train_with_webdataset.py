@@ -1,15 +1,20 @@
-"""The same data for jobs that read WebDataset, such as open_clip's:
+"""A training that mixes texts of the web and synthetic ones itself, from tars:
 
-    python examples/train_with_webdataset.py EXPORT MATCHER TARS [STEPS]
+    capfilt export RUN --to EXPORT --format webdataset
+    python examples/train_with_webdataset.py EXPORT MATCHER [STEPS]
 
-Packs the export into tars (.jpg .txt .json a pair), then reads them back by `webdataset` and
-trains the image and text projections of a BLIP matcher by contrast, as CLIP is trained.
+It trains the projections of a BLIP matcher by contrast, as CLIP is trained, and draws
+a text of `.json` at every step as open_clip does, which reads the same tars:
+
+    python -m open_clip_train.main --train-data 'EXPORT/data/train-{00000..00009}-of-00010.tar' \
+        --dataset-type webdataset --json-text-key 'synthetic;web' --json-text-key-probs 0.75 0.25 …
 """
 
+import random
 import sys
 from glob import glob
+from typing import Any
 
-import pyarrow.parquet as pq
 import torch
 import webdataset
 from torch.nn.functional import cross_entropy, normalize
@@ -17,32 +22,29 @@ from transformers import AutoTokenizer, BlipForImageTextRetrieval
 from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 
 BATCH = 16
+SHARES = {"synthetic": 0.75, "web": 0.25}
 
 
-def pack(export: str, tars: str) -> int:
-    """Write tars/00000.tar, …: a basename for each pair; returns how many there are."""
-    with webdataset.ShardWriter(f"{tars}/%05d.tar", maxcount=10_000, verbose=0) as sink:
-        for file in sorted(glob(f"{export}/data/*.parquet")):
-            for row in pq.read_table(file).to_pylist():
-                image = row.pop("image")["bytes"]
-                name = f"{row['key']}-{row['origin']}-{row['caption_index'] or 0}"
-                sink.write({"__key__": name, "jpg": image, "txt": row["text"], "json": row})
-    return int(sink.total)
+def drawn(told: dict[str, Any]) -> str:
+    """Draw a text of those that were kept of an image."""
+    there = [name for name in SHARES if told[name]]
+    (name,) = random.choices(there, [SHARES[name] for name in there])
+    return str(told[name])
 
 
-def main(export: str, matcher: str, tars: str, steps: int) -> None:
-    """Pack, read, and train for some steps; prints the loss."""
-    if (count := pack(export, tars)) < BATCH:
-        raise SystemExit(f"{export} has {count} pairs, which is less than a batch of {BATCH}")
+def main(export: str, matcher: str, steps: int) -> None:
+    """Read, and train for some steps; prints the loss."""
     processor = BlipImageProcessorPil.from_pretrained(matcher)
     tokenizer = AutoTokenizer.from_pretrained(matcher)
     model = BlipForImageTextRetrieval.from_pretrained(matcher).train()
-    read = webdataset.WebDataset(sorted(glob(f"{tars}/*.tar")), shardshuffle=False).shuffle(1000)
-    pairs = read.decode("pil").to_tuple("jpg", "txt").batched(BATCH, partial=False).repeat()
+    tars = sorted(glob(f"{export}/data/*.tar"))
+    read = webdataset.WebDataset(tars, shardshuffle=False).shuffle(1000).decode("pil")
+    pairs = read.to_tuple("jpg;png;webp", "json").batched(BATCH, partial=False).repeat()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5)
-    for step, (images, texts) in zip(range(steps), pairs, strict=False):
+    for step, (images, told) in zip(range(steps), pairs, strict=False):
         pixels = processor(images, return_tensors="pt").pixel_values
-        encoded = tokenizer(list(texts), padding=True, truncation=True, return_tensors="pt")
+        texts = [drawn(each) for each in told]
+        encoded = tokenizer(texts, padding=True, truncation=True, return_tensors="pt")
         image = normalize(model.vision_proj(model.vision_model(pixels)[0][:, 0]), dim=-1)
         text = normalize(model.text_proj(model.text_encoder(**encoded)[0][:, 0]), dim=-1)
         logits = image @ text.T / 0.07
@@ -55,5 +57,4 @@ def main(export: str, matcher: str, tars: str, steps: int) -> None:
 
 
 if __name__ == "__main__":
-    given, rest = sys.argv[1:4], sys.argv[4:]
-    main(given[0], given[1], given[2], int(rest[0]) if rest else 100)
+    main(sys.argv[1], sys.argv[2], int(sys.argv[3]) if len(sys.argv) > 3 else 100)

@@ -20,6 +20,8 @@ COMMANDS: Final = {
     "status": ("folder", "Say how far a run is"),
     "retry": ("folder", "Fetch again what failed in a way that can pass"),
     "export": ("folder", "Write the dataset of a finished run again"),
+    "push": ("folder", "Upload an export to the Hugging Face Hub"),
+    "query": ("folder", "Ask a run's rows, texts, scores and decisions by SQL"),
     "verify": ("folder", "Read everything again and find damage"),
     "gc": ("folder", "List what the latest round does not need, or remove it"),
     "train": ("train", "Train on exports: pre-train MED, fine-tune a captioner or a filter"),

@@ -10,6 +10,7 @@ from capfilt.cli.console import AsJson, Quiet, errors, progress_bar, say, show
 from capfilt.cli.signature import takes
 from capfilt.commands import Hardware
 from capfilt.commands import folder as verbs
+from capfilt.errors import InputError
 from capfilt.export import ExportConfig
 from capfilt.flags import constructed, flags_of
 from capfilt.recipe.pipeline_file import run_pipeline
@@ -77,6 +78,55 @@ def export(
         _load(pipeline)
         how = verbs.ExportRequest(to, given, replace)
         show(verbs.export(run_dir, how, progress_bar(quiet), say), as_json)
+
+
+def push(
+    name: Annotated[str, typer.Argument(help="The dataset on the hub, org/name")],
+    folder: Annotated[Path, typer.Argument(help="An export, or a run folder (its latest)")],
+    public: Annotated[
+        bool, typer.Option("--public", help="Let everybody see a dataset that is new there")
+    ] = False,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Replace another export that lies there")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Upload an export to the Hugging Face Hub, after checking it; again: go on.
+
+    The token is that of `hf auth login` or HF_TOKEN.
+    """
+    with errors():
+        from capfilt.commands.push import push as upload
+
+        show(upload(name, folder, not public, replace, say), as_json)
+
+
+def query(
+    run_dir: RunDir,
+    sql: Annotated[
+        str | None, typer.Argument(help="A question about the views `rows` and `texts`")
+    ] = None,
+    print_view: Annotated[
+        bool, typer.Option("--print-view", help="Print the views' SQL, for a DuckDB of your own")
+    ] = False,
+    pipeline: Code = None,
+    as_json: AsJson = False,
+) -> None:
+    """Ask the latest round by SQL: `rows` has a row of the input a row, `texts` a text.
+
+    For example: "select origin, avg(itm_score), avg(kept::int) from texts group by all".
+    """
+    with errors():
+        from capfilt.commands.query import query as ask
+        from capfilt.commands.query import view_sql
+
+        _load(pipeline)
+        if print_view == (sql is not None):
+            raise InputError("give a question in SQL, or --print-view")
+        if sql is None:
+            typer.echo(view_sql(run_dir), nl=False)
+        else:
+            show(ask(run_dir, sql, all_rows=as_json), as_json)
 
 
 def verify(

@@ -19,6 +19,7 @@ from capfilt.commands.advance import (
 from capfilt.commands.hardware import Hardware, resources_for
 from capfilt.engine import attempts
 from capfilt.engine import passes as engine
+from capfilt.engine.evaluation import plans_of
 from capfilt.engine.exports import ExportStatus, export_statuses, exports_of, plan_of
 from capfilt.engine.finish import check_place, finish
 from capfilt.engine.garbage import Garbage, find_garbage, remove
@@ -174,7 +175,10 @@ def status(run_dir: Path) -> StatusResult:
     exports = export_statuses(ledger)
     decided = not plan.missing(ledger, plan.stages[-1])
     failed = outcome_of(stages).failed
-    funnel = count_funnel(RunReader(ledger, plan), manifest.rows, failed) if decided else None
+    marked = "image_in" in plan.producers
+    funnel = (
+        count_funnel(RunReader(ledger, plan), manifest.rows, failed, marked) if decided else None
+    )
     kept = record.round.export.kept
     return StatusResult(
         str(run_dir),
@@ -272,7 +276,7 @@ def gc(run_dir: Path, keep: int, yes: bool) -> GcResult:
         kept = record.round.export.kept
         beside += [kept.stage] if kept else []
         plan = plan_round(record.round, load_manifest(ledger, record.manifest_id), ledger)
-        plans.append(plan)
+        plans += [plan, *plans_of(ledger, record.round)]
         exports.append(export_name(plan, record.round))
     made = exports_of(ledger, {record.name for record in kept_rounds})
     plans += [plan for plan in (plan_of(ledger, each) for each in made) if plan is not None]

@@ -6,6 +6,7 @@ from typing import Any
 
 from capfilt.commands.advance import carrying, check_models, check_run, check_texts
 from capfilt.commands.hardware import Hardware
+from capfilt.engine.evaluation import looking_for, walked_sets
 from capfilt.engine.record import plan_round
 from capfilt.inputs import InputSpec, open_input
 from capfilt.ledger.ledger import Ledger
@@ -58,6 +59,8 @@ def plan(
     ledger = Ledger(out)
     manifest = peek(data, ledger, recipe.shard_rows)
     check_texts(recipe, manifest)
+    sets = walked_sets(spec.decontaminate, ledger, recipe.shard_rows, peek)
+    recipe = looking_for(recipe, sets, not spec.keep_contaminated)
     planned = plan_round(recipe, manifest, ledger)
     check_models(ledger, recipe, planned, resources, say)
     lines = [estimate(ledger, planned, entry) for entry in planned.stages]

@@ -1,5 +1,6 @@
 """`capfilt run`: a round from its input to its export."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from capfilt.commands.advance import (
@@ -13,6 +14,7 @@ from capfilt.commands.advance import (
 )
 from capfilt.commands.hardware import Hardware
 from capfilt.engine import attempts
+from capfilt.engine.evaluation import check_sets, looking_for, see_sets, walked_sets
 from capfilt.engine.record import fetched_models, moved_models, plan_round, record_round
 from capfilt.engine.verify import damaged_records
 from capfilt.inputs import Input, InputSpec, open_input
@@ -37,13 +39,33 @@ def run(
     """Check everything, cut the input, and advance the round as far as this rank can."""
     recipe = build_round(options)
     data = open_input(spec, Memory(Ledger(out), recipe.shard_rows))
-    return run_round(data, recipe, out, hardware, progress, say)
+    return run_round(data, recipe, out, hardware, progress, say, Against.of(spec))
+
+
+@dataclass(frozen=True, slots=True)
+class Against:
+    """Evaluation sets, by their folders, and whether what stands in them is left out."""
+
+    folders: tuple[str, ...] = ()
+    drop: bool = True
+
+    @classmethod
+    def of(cls, spec: InputSpec) -> "Against":
+        """Take what was given with an input."""
+        return cls(spec.decontaminate, not spec.keep_contaminated)
 
 
 def run_round(
-    data: Input, recipe: Round, out: Path, hardware: Hardware, progress: Progress, say: Say
+    data: Input,
+    recipe: Round,
+    out: Path,
+    hardware: Hardware,
+    progress: Progress,
+    say: Say,
+    against: Against = Against(),
 ) -> RunResult:
     """Run a round that is given as a recipe; see `run`."""
+    check_sets(against.folders, Ledger(out), recipe.shard_rows)
     resources = check_run(recipe, out, hardware, say)
     recipe = carrying(recipe, data)
     for warning in warnings_of(recipe):
@@ -59,11 +81,17 @@ def run_round(
         manifest = cut(data, ledger, recipe.shard_rows, told)
     check_texts(recipe, manifest)
     say(_input_line(manifest))
+    sets = walked_sets(against.folders, ledger, recipe.shard_rows, cut)
+    recipe = looking_for(recipe, sets, against.drop)
+    for name, seen in sets:
+        say(f"evaluation set: {name}, {counted(seen.rows, 'row')}")
     for line in moved_models(ledger, recipe):
         say(line)
     check_models(ledger, recipe, plan_round(recipe, manifest, ledger), resources, say)
     record = record_round(ledger, recipe, manifest.id)
     plan_ = plan_round(recipe, manifest, ledger)
+    if not see_sets(ledger, recipe, resources, progress):
+        return RunResult(str(out), None)
     attempts.restore_attempts(ledger, manifest.shards, plan_.stages[0].id)
     return advance_round(ledger, record, manifest, resources, progress, say)
 

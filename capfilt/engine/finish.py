@@ -13,8 +13,9 @@ from capfilt.engine.status import run_outcome
 from capfilt.errors import InputError
 from capfilt.export import Provenance, export_dataset
 from capfilt.export.claim import check_claim, claim
-from capfilt.export.config import READS
+from capfilt.export.config import LAYOUT, READS
 from capfilt.export.kept import kept_rows
+from capfilt.export.scores import scored
 from capfilt.fingerprint import fingerprint
 from capfilt.ledger.ledger import Ledger
 from capfilt.ledger.publish import Publisher, check_writable
@@ -65,7 +66,8 @@ def export_name(plan: Plan, recipe: Round) -> str:
     """Return the folder of a round's export: `export-` and a hash of all that it depends on."""
     kept = recipe.export.kept
     columns = [*recipe.export.columns.names, *([kept.stage] if kept else [])]
-    parts = (plan.identity_of(READS), recipe.export, columns, plan.shards)
+    read = plan.identity_of([*READS, *scored(plan.producers)])
+    parts = (LAYOUT, read, recipe.export, columns, plan.shards)
     return f"{EXPORT_PREFIX}{fingerprint(parts)}"
 
 
@@ -90,7 +92,8 @@ def finish(
         StorageError: the folder cannot be written.
     """
     outcome = run_outcome(reader.ledger, reader.plan)
-    funnel = count_funnel(reader, manifest.rows, outcome.failed)
+    marked = "image_in" in reader.plan.producers
+    funnel = count_funnel(reader, manifest.rows, outcome.failed, marked)
     if not funnel.images_kept and why_nothing(outcome) is None:
         say("warning: the policy keeps no text; the dataset is empty")
     kept, ledger = recipe.export.kept, reader.ledger
@@ -100,7 +103,9 @@ def finish(
     last = recorded_at(ledger, root)
     export = name.removeprefix(EXPORT_PREFIX)
     claim(publisher, export, replace, _expected(ledger, root, name))
-    with progress("export", funnel.web_kept + funnel.synthetic_kept) as told:
+    texts = funnel.web_kept + funnel.synthetic_kept
+    total = texts if recipe.export.format.rows == "texts" else funnel.images_kept
+    with progress("export", total) as told:
         written = export_dataset(
             reader,
             publisher,
@@ -111,6 +116,7 @@ def finish(
             functools.partial(kept_rows, reader.ledger, kept) if kept else None,
             export,
             last.files if last and last.export == export else (),
+            scored(reader.plan.producers),
         )
     of = of or round_name(recipe, manifest.id)
     record_export(ledger, reader.plan, recipe, manifest.id, of, root, written)
@@ -163,4 +169,15 @@ def _provenance(plan: Plan, recipe: Round, manifest: SourceManifest, funnel: Fun
         recipe=published_plain(recipe),
         stages=tuple(planned.id for planned in plan.stages),
         funnel=tuple(funnel.lines()),
+        evaluation=_evaluation(recipe, funnel),
     )
+
+
+def _evaluation(recipe: Round, funnel: Funnel) -> str:
+    """Say which evaluation sets were looked for, and what of them was found."""
+    if recipe.contamination is None:
+        return ""
+    names = ", ".join(each.name for each in recipe.contamination.sets)
+    found = funnel.marked or "nothing of the input stands in them"
+    done = ", and are left out" if funnel.marked and recipe.drop_contaminated else ""
+    return f"{names}; {found}{done}"

@@ -4,12 +4,13 @@ So `status`, `retry`, `export`, `verify` and `gc` need nothing but the folder.
 """
 
 import contextlib
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from capfilt.engine.attempts import with_attempts
-from capfilt.engine.plan import Plan, compile_plan
+from capfilt.engine.plan import Plan, PlannedStage, compile_plan
 from capfilt.errors import CodeNeededError, DamageError, InputError
 from capfilt.fingerprint import fingerprint
 from capfilt.ledger import source
@@ -19,6 +20,7 @@ from capfilt.ledger.source import SourceManifest, load_manifest
 from capfilt.models.recipe import ModelRef
 from capfilt.plain import from_plain, to_plain
 from capfilt.recipe.round import Round
+from capfilt.stages.contamination.stage import Contamination
 
 _ROUNDS: Final = "rounds"
 
@@ -44,7 +46,25 @@ def plan_round(recipe: Round, manifest: SourceManifest, ledger: Ledger) -> Plan:
     """
     stages = recipe.stages()
     fetch_id = compile_plan(stages, manifest.shards).stages[0].id
-    return compile_plan(stages, with_attempts(ledger, manifest.shards, fetch_id))
+    return grounded(compile_plan(stages, with_attempts(ledger, manifest.shards, fetch_id)), ledger)
+
+
+def grounded(plan: Plan, ledger: Ledger) -> Plan:
+    """Return a plan whose contamination stage knows where evaluation sets were seen."""
+
+    def placed(planned: PlannedStage) -> PlannedStage:
+        if not isinstance(planned.stage, Contamination):
+            return planned
+        seen = plan.producers.get("image_embedding", "")
+        stage = dataclasses.replace(
+            planned.stage,
+            root=str(ledger.root),
+            hashed_by=plan.producers["phash"],
+            seen_by=seen,
+        )
+        return dataclasses.replace(planned, stage=stage)
+
+    return dataclasses.replace(plan, stages=tuple(map(placed, plan.stages)))
 
 
 def record_round(ledger: Ledger, recipe: Round, manifest_id: str) -> RecordedRound:

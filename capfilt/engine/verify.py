@@ -9,6 +9,7 @@ from typing import Literal
 import pyarrow as pa
 
 from capfilt.engine.attempts import attempt_of, lost_attempts
+from capfilt.engine.evaluation import seen_plans
 from capfilt.engine.exports import ExportRecord, plan_of, read_record, record_files, state_of
 from capfilt.engine.plan import Plan, PlannedStage, is_barrier
 from capfilt.engine.record import latest_round, load_record, plan_round, round_files
@@ -208,7 +209,7 @@ def verify_run(ledger: Ledger, progress: Progress) -> list[Problem]:
     records = [read_record(f) for f in record_files(ledger) if str(f) not in broken]
     plan = plan_round(record.round, manifest, ledger)
     exported = [_plan_where_it_lies(ledger, each) for each in records]
-    plans = [p for p in exported if p is not None]
+    plans = [p for p in exported if p is not None] + seen_plans(ledger, record.round)
     stages = {planned.id for each in (plan, *plans) for planned in each.stages}
     files = len(stages) + 1 + (record.round.export.kept is not None)  # of a shard
     with progress("verify", manifest.rows * files) as told_rows:

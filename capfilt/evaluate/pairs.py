@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from capfilt.errors import DamageError, InputError
+from capfilt.export.place import SCORES
 from capfilt.ledger.tally import UNDECODABLE
 from capfilt.models.pixels import UndecodableImage, load_rgb
 from capfilt.wording import counted
@@ -130,6 +131,7 @@ def left_out_told(left_out: Mapping[str, int]) -> str:
 def _files(source: str) -> list[Path]:
     path = Path(source)
     found = [path] if path.is_file() else sorted(path.glob("**/*.parquet"))
+    found = [file for file in found if file != path / SCORES]  # of an export
     found = found or [Path(name) for name in sorted(glob.glob(source))]
     if not found:
         raise InputError(f"{source} is no Parquet file, nor a folder or a glob with some")

@@ -7,12 +7,12 @@ from capfilt.errors import DamageError, InputError
 from capfilt.export.place import (
     CLEARING,
     MANIFEST,
-    OURS,
     PLAN,
     UNFINISHED,
     anew_advice,
     export_id,
     files_of,
+    is_ours,
     load_manifest,
 )
 from capfilt.export.verify import verify_export
@@ -139,7 +139,7 @@ def _replace(publisher: Publisher, wanted: str) -> None:
 
 
 def _check_strangers(root: Path) -> None:
-    strangers = [name for name in files_of(root) if not OURS.fullmatch(name)]
+    strangers = [name for name in files_of(root) if not is_ours(name)]
     if strangers:
         raise InputError(
             f"{root} holds {strangers[0]}, which is of no export; move it away before --replace"

@@ -1,13 +1,14 @@
 """What an export is made from and what is in it: configuration, provenance, columns."""
 
 import json
+import re
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 import pyarrow as pa
 
 from capfilt.errors import InputError
-from capfilt.export.formats import FORMATS, Format, Parquet, named_format
+from capfilt.export.formats import Format, Parquet, named_format, told_formats
 from capfilt.export.instructions import load_instructions
 from capfilt.export.kept import Kept, feature
 from capfilt.fingerprint import PROVENANCE
@@ -30,6 +31,8 @@ WIDE: Final = (
     "caption_itc_scores",
 )
 READS: Final = (*NARROW, *WIDE)
+# The order of files and columns; raised where an export of the same figures comes out otherwise.
+LAYOUT: Final = 2
 
 _FEATURES: Final = {
     "key": "string",
@@ -47,6 +50,7 @@ _FEATURES: Final = {
     "text_input": "string",
     "text_output": "string",
 }
+_LICENSE: Final = re.compile(r"[a-z0-9][a-z0-9.+-]{0,60}")
 _IMAGE: Final = pa.struct([pa.field("bytes", pa.binary()), pa.field("path", pa.string())])
 
 # One row for each kept (image, text).
@@ -70,8 +74,25 @@ COLUMNS: Final = pa.schema(
 
 
 INSTRUCTED: Final = pa.schema([("text_input", pa.string()), ("text_output", pa.string())])
+# Where a row is an image: all its texts, the web's first.
+ALL_TEXTS: Final = pa.field(
+    "all_texts",
+    pa.list_(
+        pa.struct(
+            [
+                pa.field("text", pa.string()),
+                pa.field("origin", pa.string()),
+                pa.field("caption_index", pa.int32()),
+                pa.field("itm_score", pa.float32()),
+                pa.field("itc_score", pa.float32()),
+                pa.field("kept", pa.bool_()),
+            ]
+        )
+    ),
+)
 # Names that no carried column can have.
 RESERVED: Final = [*COLUMNS.names, *INSTRUCTED.names]
+_RESERVED_OF_IMAGES: Final = [*RESERVED, ALL_TEXTS.name, "web", "synthetic", "texts"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,15 +115,21 @@ class ExportConfig:
     )
     format: Format = option(
         Parquet(),
-        f"Format of the exported files: {', '.join(FORMATS)}, or FILE.py:NAME of your own",
+        f"Format of the exported files: {told_formats()}; or FILE.py:NAME of your own",
         panel=POLICY,
         given_as=str,
         shown=Parquet.label,
         read=named_format,
         added_later=True,
     )
-    row_group_rows: int = 500
+    row_group_rows: int = 100  # the Hub's viewer reads no larger ones
     split: str = "train"
+    license: str = option(
+        "unknown",
+        "The licence in the card, by the Hub's name (cc-by-4.0); it is not looked into",
+        panel=POLICY,
+        added_later=True,
+    )
     instructions: tuple[str, ...] = option(
         (),
         "Columns text_input and text_output: 'instructblip', or a file with an instruction a line",
@@ -120,11 +147,18 @@ class ExportConfig:
         if not self.split.isidentifier():
             raise InputError(f"split {self.split!r} must be a plain word such as train")
 
+        if not _LICENSE.fullmatch(self.license):
+            raise InputError(
+                f"license {self.license!r} is no name of a licence; give one of the Hub's, such as "
+                "cc-by-4.0 (see https://huggingface.co/docs/hub/repositories-licenses)"
+            )
+
     @property
     def columns(self) -> pa.Schema:
-        """The columns of this export."""
+        """The columns that the format is given."""
         own = [*COLUMNS, *INSTRUCTED] if self.instructions else [*COLUMNS]
-        return pa.schema([*own, *self.carried])
+        more = [ALL_TEXTS] if self.format.rows == "images" else []
+        return pa.schema([*own, *self.carried, *more])
 
     @property
     def carried(self) -> pa.Schema:
@@ -135,18 +169,23 @@ class ExportConfig:
         """
         if self.kept is None:
             return pa.schema([])
-        return self.kept.exported(RESERVED)
+        images = self.format.rows == "images"
+        return self.kept.exported(_RESERVED_OF_IMAGES if images else RESERVED)
 
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
-    """What the manifest says of where the data came from. `recipe` is the round as JSON."""
+    """What the manifest says of where the data came from. `recipe` is the round as JSON.
+
+    `evaluation` says in words what of evaluation sets was found; "": none was looked for.
+    """
 
     capfilt: str
     source: str
     recipe: dict[str, Any]  # JSON
     stages: tuple[str, ...]
     funnel: tuple[tuple[str, int], ...]
+    evaluation: str = ""
 
 
 def hugging_face_metadata(names: list[str], carried: pa.Schema) -> dict[bytes, bytes]:

@@ -13,12 +13,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from capfilt.export.config import NARROW, ExportConfig
+from capfilt.export.formats import RowKind
 from capfilt.stage import ColumnReader
 
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """The kept texts `start` to `stop` of a shard, numbered in its order."""
+    """The rows `start` to `stop` that a shard exports, numbered in its order."""
 
     shard: str
     start: int
@@ -39,14 +40,16 @@ class FilePlan:
 
 
 def pack(reader: ColumnReader, config: ExportConfig) -> list[FilePlan]:
-    """Cut the kept texts of a run into files of about `target_bytes`; at least one file.
+    """Cut the rows that a run exports into files of about `target_bytes`; at least one file.
 
     Reads narrow columns, one shard at a time.
     """
+    kind = config.format.rows
+    columns = NARROW if kind == "texts" else (*NARROW, "key")
     files: list[list[Span]] = [[]]
     filled = 0
     for shard in reader.shards:
-        sizes = text_sizes(reader.read(shard, NARROW))
+        sizes = row_sizes(reader.read(shard, columns), kind)
         start = 0
         while start < len(sizes):
             if filled >= config.target_bytes:
@@ -61,9 +64,9 @@ def pack(reader: ColumnReader, config: ExportConfig) -> list[FilePlan]:
     return [FilePlan(number, tuple(spans)) for number, spans in enumerate(files)]
 
 
-def text_sizes(table: pa.Table) -> npt.NDArray[np.int64]:
-    """Return the bytes of image and text of every kept text of a shard, in its order."""
-    row, index = kept_texts(table)
+def row_sizes(table: pa.Table, kind: RowKind) -> npt.NDArray[np.int64]:
+    """Return the bytes of image and text of every row that a shard exports, in its order."""
+    row, index = exported_texts(table, kind)
     web = pc.binary_length(table["caption"]).fill_null(0).to_numpy().astype(np.int64)
     _, starts = _list_starts(table["captions"])
     flat = pc.binary_length(pc.list_flatten(table["captions"])).fill_null(0)
@@ -72,6 +75,23 @@ def text_sizes(table: pa.Table) -> npt.NDArray[np.int64]:
     images = table["image_bytes"].fill_null(0).to_numpy().astype(np.int64)
     sizes: npt.NDArray[np.int64] = images[row] + text
     return sizes
+
+
+def exported_texts(
+    table: pa.Table, kind: RowKind
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Return (row, index) of the text of every row that a shard exports; see `kept_texts`.
+
+    Where a row is an image, its text is drawn evenly from its kept ones, by its key.
+    """
+    row, index = kept_texts(table)
+    if kind == "texts":
+        return row, index
+    image, starts, counts = np.unique(row, return_index=True, return_counts=True)
+    keys = table["key"].take(pa.array(image)).to_pylist()
+    hashes = np.frombuffer(bytes.fromhex("".join(keys)), ">u8").reshape(-1, 2)[:, 1]
+    drawn = starts + (hashes % counts.astype(np.uint64)).astype(np.int64)
+    return row[drawn], index[drawn]
 
 
 def kept_texts(table: pa.Table) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:

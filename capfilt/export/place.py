@@ -17,11 +17,39 @@ from capfilt.ledger.sealed import unsealed
 
 MANIFEST: Final = "manifest.json"
 CARD: Final = "README.md"
+CROISSANT: Final = "croissant.json"
+SCORES: Final = "scores.parquet"
 DATA: Final = "data"
+IMAGES: Final = "images"
 UNFINISHED: Final = ".unfinished-"
 PLAN: Final = f"{UNFINISHED}plan.json"
 CLEARING: Final = f"{UNFINISHED}clearing"
-OURS: Final = re.compile(rf"{re.escape(MANIFEST)}|{re.escape(CARD)}|{DATA}/\w+-\d+-of-\d+\.[\w.]+")
+_PART: Final = r"\w+-\d+-of-\d+"  # one of several files, by split and number
+SUMS: Final = re.compile(rf"{IMAGES}/{_PART}\.sha256")  # which picture files there are
+PICTURE: Final = re.compile(rf"{IMAGES}/[0-9a-f]{{3}}/[0-9a-f]+\.\w+")
+_DATA_FILE: Final = re.compile(rf"{DATA}/{_PART}\.[\w.]+")
+# What Energon writes into a folder that it reads.
+THEIRS: Final = re.compile(rf"\.nv-meta/index\.\w+|{DATA}/{_PART}\.tar\.idx")
+_BESIDE: Final = re.compile(
+    r"\.nv-meta/(dataset\.yaml|split\.yaml|\.info\.json)|"
+    + "|".join(re.escape(n) for n in (MANIFEST, CARD, CROISSANT, SCORES, f"{DATA}/sizes.json"))
+)
+
+
+def is_ours(name: str) -> bool:
+    """Say whether a path below a folder is one that an export has, or a reader of it makes."""
+    return any(kind.fullmatch(name) for kind in (_BESIDE, _DATA_FILE, SUMS, PICTURE, THEIRS))
+
+
+def is_data(name: str) -> bool:
+    """Say whether a file is one of those that the digest of an export is over."""
+    kinds = (_DATA_FILE, SUMS)
+    return not THEIRS.fullmatch(name) and any(kind.fullmatch(name) for kind in kinds)
+
+
+def picture_path(key: str, extension: str) -> str:
+    """Return where a picture file lies; keys are hashes, so that folders fill evenly."""
+    return f"{IMAGES}/{key[:3]}/{key}.{extension}"
 
 
 def load_manifest(folder: Path) -> dict[str, Any]:  # JSON
@@ -45,6 +73,19 @@ def export_id(folder: Path, manifest: dict[str, Any]) -> str:  # JSON
     return str(manifest.get("export") or folder.name.removeprefix("export-"))
 
 
+def listed_pictures(root: Path, sums: str) -> list[tuple[str, str]]:
+    """Return (SHA-256, path) of the pictures that a list of them has.
+
+    Raises:
+        DamageError: it is no such list.
+    """
+    lines = (root / sums).read_text(encoding="ascii", errors="replace").splitlines()
+    found = [tuple(line.split("  ", 1)) for line in lines]
+    if any(len(each) != 2 or not PICTURE.fullmatch(each[1]) for each in found):
+        raise DamageError(f"{root / sums} is no list of pictures; {anew_advice(root)}")
+    return [(sha256, path) for sha256, path in found]
+
+
 def is_begun(folder: Path) -> bool:
     """Say whether an export was begun in a folder, and is not finished."""
     begun = any((folder / name).exists() for name in (PLAN, CLEARING))
@@ -53,7 +94,7 @@ def is_begun(folder: Path) -> bool:
 
 def is_export(folder: Path) -> bool:
     """Say whether a folder holds an export, whole or in part."""
-    return is_begun(folder) or any(OURS.fullmatch(name) for name in files_of(folder))
+    return is_begun(folder) or any(map(is_ours, files_of(folder)))
 
 
 def anew_advice(root: Path) -> str:

@@ -14,7 +14,18 @@ from capfilt.errors import DamageError
 from capfilt.export.config import COLUMNS, INSTRUCTED, RESERVED
 from capfilt.export.dataset import FileEntry
 from capfilt.export.formats import Parquet
-from capfilt.export.place import DATA, MANIFEST, files_of, is_begun, load_manifest
+from capfilt.export.formats.messages import MESSAGES
+from capfilt.export.place import (
+    MANIFEST,
+    PICTURE,
+    SUMS,
+    THEIRS,
+    files_of,
+    is_begun,
+    is_data,
+    listed_pictures,
+    load_manifest,
+)
 from capfilt.ledger.ledger import UNREADABLE
 
 
@@ -44,11 +55,19 @@ def verify_export(
         detail = f"it is no manifest of this export ({type(error).__name__}: {error})"
         return [ExportProblem("damaged", str(folder / MANIFEST), detail)]
     problems = [found for entry in entries for found in _check(folder, entry)]
+    broken = {problem.path for problem in problems}
     listed = {MANIFEST, *(entry.path for entry in entries)}
+    for sums in (e.path for e in entries if SUMS.fullmatch(e.path)):
+        if str(folder / sums) not in broken:  # else nothing says which pictures there are
+            pictures = listed_pictures(folder, sums)
+            problems += [p for sha256, path in pictures for p in _check_sum(folder, path, sha256)]
+            listed.update(path for _, path in pictures)
+    unread = any(SUMS.fullmatch(name.removeprefix(f"{folder}/")) for name in broken)
     return problems + [
         ExportProblem("foreign", str(folder / name), "the manifest does not list it")
         for name in files_of(folder)
-        if name not in listed
+        if name not in listed and not THEIRS.fullmatch(name)
+        if not (unread and PICTURE.fullmatch(name))
     ]
 
 
@@ -58,7 +77,7 @@ def _check_manifest(
     recorded: Collection[FileEntry],
 ) -> None:
     """Raise ValueError where a manifest is at odds with itself or with what was recorded."""
-    data = [entry for entry in entries if entry.path.startswith(f"{DATA}/")]
+    data = [entry for entry in entries if is_data(entry.path)]
     digest = hashlib.sha256("".join(entry.sha256 for entry in data).encode()).hexdigest()
     if (manifest["digest"], manifest["rows"]) != (digest, sum(entry.rows for entry in data)):
         raise ValueError("its rows or its digest are not those of its files")
@@ -85,16 +104,10 @@ def _without_manifest(
 
 
 def _check(folder: Path, entry: FileEntry) -> list[ExportProblem]:
+    problems = _check_sum(folder, entry.path, entry.sha256)
     file = folder / entry.path
-    if not os.path.lexists(file):
-        return [ExportProblem("missing", str(file), "the manifest lists it")]
-    if not file.is_file():
-        return [ExportProblem("damaged", str(file), "a link to nothing, or no file at all")]
-    with file.open("rb") as stream:
-        if hashlib.file_digest(stream, "sha256").hexdigest() != entry.sha256:
-            return [ExportProblem("damaged", str(file), "its SHA-256 is not the manifest's")]
-    if file.suffix != f".{Parquet.suffix}":
-        return []
+    if problems or not is_data(entry.path) or file.suffix != f".{Parquet.suffix}":
+        return problems
     try:
         with pq.ParquetFile(file, page_checksum_verification=True) as parquet:
             rows, found = parquet.metadata.num_rows, parquet.schema_arrow.remove_metadata()
@@ -102,8 +115,21 @@ def _check(folder: Path, entry: FileEntry) -> list[ExportProblem]:
         return [ExportProblem("damaged", str(file), f"no readable Parquet: {error}")]
     if rows != entry.rows:
         return [ExportProblem("damaged", str(file), f"has not the {entry.rows} rows it should")]
-    if not _is_export(found):
+    if not _is_export(found) and found != MESSAGES:
         return [ExportProblem("damaged", str(file), "has other columns than an export")]
+    return []
+
+
+def _check_sum(folder: Path, path: str, sha256: str) -> list[ExportProblem]:
+    """Return what is wrong with a file that should have this SHA-256."""
+    file = folder / path
+    if not os.path.lexists(file):
+        return [ExportProblem("missing", str(file), "the manifest lists it")]
+    if not file.is_file():
+        return [ExportProblem("damaged", str(file), "a link to nothing, or no file at all")]
+    with file.open("rb") as stream:
+        if hashlib.file_digest(stream, "sha256").hexdigest() != sha256:
+            return [ExportProblem("damaged", str(file), "its SHA-256 is not the manifest's")]
     return []
 
 

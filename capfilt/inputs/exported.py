@@ -34,7 +34,8 @@ def export_files(folder: Path) -> list[Path] | None:
     """Return the data files of a finished export; None: it is no folder of an export.
 
     Raises:
-        InputError: a file that its manifest lists is missing or of another size.
+        InputError: a file that its manifest lists is missing or of another size, or its format is
+            none that is read.
     """
     if not (folder / _MANIFEST).is_file() or not (folder / "data").is_dir():
         return None
@@ -54,6 +55,11 @@ def export_files(folder: Path) -> list[Path] | None:
                 "is wrong, `capfilt export` writes it again"
             )
         files.append(path)
+    if not files:
+        raise InputError(
+            f"{folder}: an export whose format is no input; `capfilt export --to` another folder, "
+            "in the format parquet, writes one that is"
+        )
     return files
 
 

@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from capfilt.errors import InputError
 from capfilt.inputs.formats import AUTO, FORMATS, is_format, names_told
-from capfilt.option import INPUT, check_options, option
+from capfilt.option import INPUT, POLICY, check_options, option
 
 # The command line's names of the fields below; messages tell the user to give these.
 KIND_OPTION: Final = "--input-format"
@@ -108,6 +108,17 @@ class InputSpec:
         panel=INPUT,
         given_as=list[str],
         read=names_of,
+    )
+    decontaminate: tuple[str, ...] = option(
+        (),
+        "Leave out what stands in this evaluation set, a folder with pictures (may be repeated)",
+        panel=POLICY,
+        given_as=list[str],
+        read=tuple,
+        identity=False,
+    )
+    keep_contaminated: bool = option(
+        False, "Mark what stands in evaluation sets, and keep it", panel=POLICY, identity=False
     )
 
     def __post_init__(self) -> None:

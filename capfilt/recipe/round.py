@@ -4,9 +4,10 @@
 """
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from capfilt.export import ExportConfig
+from capfilt.fingerprint import ADDED_LATER
 from capfilt.models.recipe import (
     CaptionerRecipe,
     FilterRecipe,
@@ -17,6 +18,8 @@ from capfilt.models.recipe import (
 from capfilt.option import WORK, check_options, option
 from capfilt.stage import BarrierStage, Stage
 from capfilt.stages.caption import Caption
+from capfilt.stages.contamination.dropped import dropping
+from capfilt.stages.contamination.stage import Contamination
 from capfilt.stages.dedup.barrier import Dedup
 from capfilt.stages.dedup.phash import Phash
 from capfilt.stages.download import Download
@@ -42,6 +45,9 @@ class Round:
     export: ExportConfig = ExportConfig()
     shard_rows: int = option(1000, "Rows in a shard", panel=WORK, at_least=1)
     scorer: ScorerRecipe | None = None
+    # What is looked for in evaluation sets, and whether it is left out or marked alone.
+    contamination: Contamination | None = field(default=None, metadata=ADDED_LATER)
+    drop_contaminated: bool = field(default=True, metadata=ADDED_LATER)
 
     def __post_init__(self) -> None:
         """Check the ranges."""
@@ -77,22 +83,39 @@ class Round:
     def stages(self) -> list[Stage | BarrierStage]:
         """Return the stages in order."""
         stages: list[Stage | BarrierStage] = [self.fetch]
-        if self.dedup is not None and self.dedup.hashes:
+        hashes = self.dedup is not None and self.dedup.hashes
+        if hashes or self.contamination is not None:
             stages.append(Phash())
         stages += [Unjudged()] if self.raw else self._models()
         if self.dedup is not None:
             stages.append(self.dedup)
-        return [*stages, dataclasses.replace(self.select, dedup=self.dedup is not None)]
+        if self.contamination is not None:
+            stages.append(self.contamination)
+        select = dataclasses.replace(self.select, dedup=self.dedup is not None)
+        drops = self.contamination is not None and self.drop_contaminated
+        return [*stages, dropping(select) if drops else select]
+
+    def seeing(self) -> list[Stage]:
+        """Return the stages that evaluation sets go through, for `contamination`."""
+        stages: list[Stage] = [self.fetch, Phash()]
+        if not self.raw:
+            stages.append(self._match_web())
+        return stages
 
     def _models(self) -> list[Stage]:
         how, second = self.matching, self.scorer
         own = None if type(how) is FilterRecipe else how
         stages: list[Stage] = [
             self.caption,
-            MatchWeb(how.model, how.itm_token, how.precision, recipe=own),
+            self._match_web(),
             MatchCaptions(how.model, how.itm_token, how.precision, recipe=own),
         ]
         if second is not None:
             stages.append(ScoreWeb(second.model, precision=second.precision))
             stages.append(ScoreCaptions(second.model, precision=second.precision))
         return stages
+
+    def _match_web(self) -> MatchWeb:
+        how = self.matching
+        own = None if type(how) is FilterRecipe else how
+        return MatchWeb(how.model, how.itm_token, how.precision, recipe=own)

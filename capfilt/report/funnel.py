@@ -14,7 +14,8 @@ from capfilt.ledger.tally import Tally
 from capfilt.report.failures import lines_of_hosts, lines_of_kinds
 from capfilt.schema import FAILED_TO_DOWNLOAD
 from capfilt.stage import ColumnReader
-from capfilt.stages.policies.reasons import ALL_REASONS
+from capfilt.stages.policies.reasons import REASONS, TOLD_REASONS
+from capfilt.wording import counted
 
 _COLUMNS: Final = (
     "itm_score",
@@ -26,6 +27,7 @@ _COLUMNS: Final = (
     "reason",
     "attempt",
 )
+_MARKS: Final = ("image_in", "text_in", "captions_in")  # of evaluation sets
 _BINS: Final = 20
 _BAR: Final = 36
 
@@ -48,6 +50,8 @@ class Funnel:
     web_scores: list[int] = field(default_factory=lambda: [0] * _BINS)
     synthetic_scores: list[int] = field(default_factory=lambda: [0] * _BINS)
     failed: Tally = field(default_factory=Tally)
+    evaluation_images: int = 0  # rows whose picture stands in an evaluation set, left out or not
+    evaluation_texts: int = 0
 
     @property
     def images_kept(self) -> int:
@@ -68,7 +72,7 @@ class Funnel:
         """Return (label, rows) for the input and every reason; the reasons add up to the input."""
         return [
             ("input", self.rows),
-            *((r, self.reasons[r]) for r in ALL_REASONS if self.reasons[r]),
+            *((r, self.reasons[r]) for r in TOLD_REASONS if self.reasons[r]),
         ]
 
     def plain(self) -> dict[str, Any]:  # JSON
@@ -91,21 +95,33 @@ class Funnel:
         ):
             noise = f" ({100 * (1 - kept / judged):.0f} % rejected)" if judged else ""
             lines.append(f"{origin + ' texts':<20} {judged:>10,}  judged, {kept:,} kept{noise}")
+        if self.marked:
+            lines.append(f"evaluation sets: {self.marked}")
         return "\n".join([*lines, *lines_of_hosts(self.failed)])
 
+    @property
+    def marked(self) -> str:
+        """What stands in evaluation sets, in words; "" for nothing."""
+        if not self.evaluation_images + self.evaluation_texts:
+            return ""
+        images = counted(self.evaluation_images, "picture")
+        return f"{images} and {counted(self.evaluation_texts, 'text')} stand in them"
 
-def count_funnel(reader: ColumnReader, rows: int, failed: Tally | None = None) -> Funnel:
+
+def count_funnel(
+    reader: ColumnReader, rows: int, failed: Tally | None = None, marked: bool = False
+) -> Funnel:
     """Count over all shards; `rows` is what the input had, `failed` what its receipts say.
 
     A row that was fetched again counts by its last attempt: every row of an attempt's shard stands
-    in an earlier one as failed to download.
+    in an earlier one as failed to download. `marked`: evaluation sets were looked for.
 
     Raises:
         DamageError: the counts do not add up to the input.
     """
     funnel = Funnel(rows, failed=failed or Tally())
     for shard in reader.shards:
-        _add(funnel, reader.read(shard, _COLUMNS))
+        _add(funnel, reader.read(shard, (*_COLUMNS, *(_MARKS if marked else ()))))
     if sum(funnel.reasons.values()) != rows:
         raise DamageError(
             f"the rows of all reasons are {sum(funnel.reasons.values()):,}, the input has "
@@ -131,8 +147,17 @@ def _add(funnel: Funnel, table: pa.Table) -> None:
     funnel.web_kept += pc.sum(seen["keep_web"]).as_py() or 0
     funnel.synthetic_judged += len(texts)
     funnel.synthetic_kept += pc.sum(pc.list_flatten(seen["keep_captions"])).as_py() or 0
+    if _MARKS[0] in table.column_names:
+        came = table.filter(pc.invert(pc.is_in(reasons, pa.array(REASONS[:4]))))
+        funnel.evaluation_images += _valid(came["image_in"])
+        own = _valid(pc.list_flatten(came["captions_in"]))
+        funnel.evaluation_texts += _valid(came["text_in"]) + own
     _histogram(funnel.web_scores, web)
     _histogram(funnel.synthetic_scores, synthetic)
+
+
+def _valid(column: pa.ChunkedArray) -> int:
+    return len(column) - int(column.null_count)
 
 
 def _histogram(bins: list[int], scores: Sequence[float] | np.ndarray) -> None:

@@ -37,6 +37,8 @@ _TITLES: Final = {
     "small_image": "Dropped: the image is too small",
     "extreme_aspect": "Dropped: the image is too long and narrow",
     "duplicate_image": "Dropped: near-duplicates of a better-scored image",
+    "evaluation_image": "Dropped: the image stands in an evaluation set",
+    "evaluation_text": "Dropped: the texts that were kept stand in an evaluation set",
     "failed_to_resize": "Failed: no usable image",
     "failed_to_download": "Failed: not fetched",
     "invalid_url": "Failed: no usable address",
@@ -106,9 +108,15 @@ def render_page(funnel: Funnel, samples: dict[str, list[Sample]], threshold: flo
         '<meta name=viewport content="width=device-width">'
         f"<title>capfilt report</title><style>{_STYLE}</style></head><body>"
         f"<h1>What became of {counted(funnel.rows, 'row')}</h1>{_funnel_table(funnel)}"
-        f"{_failures(funnel.failed)}<h2>ITM scores</h2>{_histogram(funnel, threshold)}"
+        f"{_marked(funnel)}{_failures(funnel.failed)}"
+        f"<h2>ITM scores</h2>{_histogram(funnel, threshold)}"
         f"{''.join(sheets)}</body></html>"
     )
+
+
+def _marked(funnel: Funnel) -> str:
+    """Return what was found of evaluation sets."""
+    return f"<p>Evaluation sets: {escape(funnel.marked)}.</p>" if funnel.marked else ""
 
 
 def _funnel_table(funnel: Funnel) -> str:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from capfilt.commands.evaluate import EvaluateOptions, evaluate
-from capfilt.commands.run import run_round
+from capfilt.commands.run import Against, run_round
 from capfilt.engine.finish import Finished
 from capfilt.engine.precision import precision_warning
 from capfilt.errors import DamageError, InputError, NothingUsableError
@@ -84,8 +84,9 @@ class _Runner:
         checked, root = self.checked, self.checked.place.root
         memory = Memory(Ledger(root / RUN), checked.rounds.first.shard_rows)
         data = open_input(checked.spec, memory)
+        recipe, against = recipe_of(checked, step), Against.of(checked.spec)
         ran = run_round(
-            data, recipe_of(checked, step), root / RUN, checked.hardware, self.progress, self.say
+            data, recipe, root / RUN, checked.hardware, self.progress, self.say, against
         )
         if ran.error is not None:
             raise NothingUsableError(f"{step.title()}: {ran.error}")

@@ -15,6 +15,7 @@ from capfilt.cli.app import app
 from capfilt.cli.console import progress_bar
 from capfilt.commands import folder as commands
 from capfilt.commands.hardware import Hardware
+from capfilt.commands.query import query
 from capfilt.commands.run import run as run_round
 from capfilt.errors import DamageError, InputError
 from capfilt.export.config import COLUMNS, ExportConfig
@@ -214,3 +215,13 @@ def test_the_option_takes_names_with_commas_or_one_by_one(tmp_path: Path) -> Non
     )
     assert wrong.exit_code == 2
     assert "no column 'c'" in wrong.output
+
+
+def test_carried_columns_are_asked_by_sql(tmp_path: Path) -> None:
+    rows = [{"image": f"{n}.png", "caption": "a", "status": f"s{n}", "n": n} for n in range(4)]
+    pictures(tmp_path / "images", 4)
+    listed = table(tmp_path / "t.jsonl", *rows)
+    run(tmp_path / "run", listed, keep=("status", "n"), images_dir=tmp_path / "images")
+    sql = "select input_status, n, status from rows order by n"
+    found = query(tmp_path / "run", sql, all_rows=True).rows
+    assert found == [(f"s{n}", n, "success") for n in range(4)]

@@ -1,5 +1,6 @@
 """A hub on loopback for huggingface_hub's own client: commits, branches, LFS, and its refusals."""
 
+import base64
 import hashlib
 import json
 import threading
@@ -22,6 +23,8 @@ class Repository:
     commits: dict[str, Files] = field(default_factory=dict)
     refs: dict[str, str] = field(default_factory=dict)
     refusal: tuple[int, str] | None = None  # status and X-Error-Code of every answer
+    private: bool = False
+    objects: Files = field(default_factory=dict)  # what lies in LFS, by SHA-256
 
     def commit(self, files: Files, branch: str = "main") -> str:
         """Add a commit to a branch; returns its id."""
@@ -46,6 +49,8 @@ class Hub:
     asked: list[tuple[str, str]] = field(default_factory=list)  # method and path
     ranges: list[str] = field(default_factory=list)  # of what was begun before
     tear: str | None = None  # the file that is sent half when it is next asked for
+    sent: list[str] = field(default_factory=list)  # SHA-256 of every object that was uploaded
+    fails_after: int | None = None  # uploads of objects, from which on the store answers 503
     endpoint: str = ""
     store: str = ""  # where large files lie: another host for the client, as on the real hub
 
@@ -93,15 +98,91 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self._answer()
 
+    def do_POST(self) -> None:
+        self._write()
+
+    def do_PUT(self) -> None:
+        self._write()
+
+    def _write(self) -> None:
+        """Answer what the client asks to upload a dataset."""
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self.state.asked.append((self.command, self.path))
+        part = [unquote(each) for each in urlparse(self.path).path.strip("/").split("/")]
+        if self.command == "PUT":
+            self._stored(part, body)
+        elif part == ["api", "repos", "create"]:
+            self._created(json.loads(body))
+        elif part == ["api", "validate-yaml"]:  # of a card
+            self._json({"errors": [], "warnings": []})
+        elif part[-3:] == ["lfs", "objects", "batch"]:
+            self._batch("/".join(part[:3]).removesuffix(".git"), json.loads(body))
+        elif part[4] == "preupload":
+            files = json.loads(body)["files"]
+            modes = [("lfs" if f["size"] >= LARGE else "regular", f["path"]) for f in files]
+            told = [{"path": p, "uploadMode": m, "shouldIgnore": False} for m, p in modes]
+            self._json({"files": told})
+        else:
+            self._commit("/".join(part[1:4]), [json.loads(line) for line in body.splitlines()])
+
+    def _created(self, asked: dict[str, Any]) -> None:
+        own = asked.get("organization") or "org"
+        name = f"{asked['type']}s/{own}/{asked['name']}"
+        there = self.state.repositories.get(name)
+        if there is not None and there.refusal is not None:
+            self._send(there.refusal[0], b"{}", {"X-Error-Code": there.refusal[1]})
+            return
+        if there is None:
+            private = asked.get("private", asked.get("visibility") == "private")
+            self.state.repository(name).private = private
+            self.state.repository(name).commit({".gitattributes": b""})
+        told = {"url": f"{self.state.endpoint}/{name}", "name": f"{own}/{asked['name']}"}
+        self._send(200 if there is None else 409, json.dumps(told).encode(), {})
+
+    def _batch(self, name: str, asked: dict[str, Any]) -> None:
+        objects = self.state.repositories[name].objects
+        told = []
+        for each in asked["objects"]:
+            action = {"upload": {"href": f"{self.state.store}/put/{name}/{each['oid']}"}}
+            there = each["oid"] in objects
+            told.append({**each, **({} if there else {"actions": action})})
+        self._json({"transfer": "basic", "objects": told})
+
+    def _stored(self, part: list[str], body: bytes) -> None:
+        if self.state.fails_after is not None and len(self.state.sent) >= self.state.fails_after:
+            self._send(503, b"", {})
+            return
+        assert _sha256(body) == part[4]
+        self.state.sent.append(part[4])
+        self.state.repositories["/".join(part[1:4])].objects[part[4]] = body
+        self._send(200, b"", {})
+
+    def _commit(self, name: str, lines: list[dict[str, Any]]) -> None:
+        repository = self.state.repositories[name]
+        files = dict(repository.commits[repository.refs["main"]])
+        for line in lines:
+            value = line["value"]
+            if line["key"] == "file":
+                files[value["path"]] = base64.b64decode(value["content"])
+            elif line["key"] == "lfsFile":
+                files[value["path"]] = repository.objects[value["oid"]]
+            elif line["key"] == "deletedFile":
+                del files[value["path"]]
+        sha = repository.commit(files)
+        told = {"commitUrl": f"{self.state.endpoint}/{name}/commit/{sha}", "commitOid": sha}
+        self._json(told)
+
     def _answer(self) -> None:
         self.state.asked.append((self.command, self.path))
         part = [unquote(each) for each in urlparse(self.path).path.strip("/").split("/")]
         if part[0] == "lfs":
-            self._large("/".join(part[1:3]), part[3], "/".join(part[4:]))
+            kind = 4 if part[1] == "datasets" else 3
+            self._large("/".join(part[1:kind]), part[kind], "/".join(part[kind + 1 :]))
             return
-        api = part[:2] == ["api", "models"]
-        part = part[2:] if api else part
-        name = "/".join(part[:2])
+        api = part[:2] in (["api", "models"], ["api", "datasets"])
+        datasets = "datasets" in part[:2]
+        part = part[2:] if api else part[datasets:]
+        name = ("datasets/" if datasets else "") + "/".join(part[:2])
         repository = self.state.repositories.get(name)
         refusal = (401, "RepoNotFound") if repository is None else repository.refusal
         if repository is None or refusal is not None:
@@ -157,7 +238,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header(key, value)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        if self.command == "GET":
+        if self.command != "HEAD":
             self.wfile.write(body[:only])
         self.close_connection = self.close_connection or only is not None
 

@@ -394,8 +394,8 @@ def test_a_scorer_changes_the_identity_of_nothing_that_is_there(clip: str) -> No
 
 
 def test_policies_do_not_share_a_name() -> None:
-    assert len({PRESETS[name]().name for name in PRESETS}) == len(NAMES) + 1
-    assert set(PRESETS) == {*NAMES, "raw"}
+    assert len({PRESETS[name]().name for name in PRESETS}) == len(NAMES) + 2
+    assert set(PRESETS) == {*NAMES, "mix", "raw"}
 
 
 def test_the_raw_policy_asks_no_model() -> None:

@@ -11,12 +11,15 @@ from typing import Final, get_args
 
 from capfilt.stages.policies.blip import Select
 from capfilt.stages.policies.datacomp import BasicFilter
+from capfilt.stages.policies.mixed import Mixed
 from capfilt.stages.policies.own import TextPolicy
 from capfilt.stages.policies.ranked import Reranked, TopRanked
 from capfilt.stages.policies.raw import RawWeb
 from capfilt.stages.policies.shares import Fused, WebFirst
 
-Policy = Select | TopRanked | Reranked | WebFirst | BasicFilter | Fused | RawWeb | TextPolicy
+Policy = (
+    Select | TopRanked | Reranked | WebFirst | BasicFilter | Fused | Mixed | RawWeb | TextPolicy
+)
 POLICIES: Final[dict[str, type[Policy]]] = {
     policy.label: policy for policy in get_args(Policy) if policy is not TextPolicy
 }

@@ -31,6 +31,14 @@ ALL_REASONS: Final = (
     "short_text",  # a text reached the score, and is too short
     *REASONS[6:],
 )
+# All that a funnel tells of, in its order: also what is left out after a policy has decided.
+TOLD_REASONS: Final = (
+    *ALL_REASONS[:6],
+    "evaluation_image",  # it stands in an evaluation set
+    *ALL_REASONS[6:9],
+    "evaluation_text",  # every text that was kept stands in an evaluation set
+    *ALL_REASONS[9:],
+)
 
 
 def faults(batch: pa.RecordBatch, dedup: bool) -> npt.NDArray[np.int8]:

@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from capfilt.errors import DamageError, InputError
-from capfilt.export.place import MANIFEST, is_begun, load_manifest
+from capfilt.export.place import MANIFEST, is_begun, is_data, load_manifest
 from capfilt.fingerprint import fingerprint
 from capfilt.train.data.mixture import Stream
 
@@ -174,7 +174,8 @@ def _several(names: list[str]) -> str:
 def _listed(folder: Path) -> tuple[tuple[Path, ...], tuple[int, ...], str]:
     manifest = load_manifest(folder)
     try:
-        entries = [each for each in manifest["files"] if each["path"].endswith(".parquet")]
+        data = [each for each in manifest["files"] if is_data(each["path"])]
+        entries = [each for each in data if each["path"].endswith(".parquet")]
         rows = tuple(int(each["rows"]) for each in entries)
         digest = str(manifest["digest"])
     except (KeyError, TypeError, AttributeError, ValueError) as error:
