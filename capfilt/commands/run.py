@@ -78,7 +78,7 @@ def run_round(
     move_away(ledger, damaged_records(ledger), say)
     say(f"input: {data.describe()}")
     with progress("input", data.row_count_hint or 0) as told:
-        manifest = cut(data, ledger, recipe.shard_rows, told)
+        manifest = cut(data, ledger, recipe.shard_rows, told, resources.host_workers)
     check_texts(recipe, manifest)
     say(_input_line(manifest))
     sets = walked_sets(against.folders, ledger, recipe.shard_rows, cut)

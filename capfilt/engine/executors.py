@@ -6,7 +6,6 @@ once in each process, so a model is loaded once and serves all shards of that wo
 
 import contextlib
 import multiprocessing
-import os
 import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -22,6 +21,7 @@ from typing import TYPE_CHECKING, Final, Protocol, TypeAlias, runtime_checkable
 from capfilt.errors import WorkerError
 from capfilt.process import temporary
 from capfilt.process.launching import Packed, launching, pack, start_tracker, why_not_begun
+from capfilt.process.pool import die_with_parent
 from capfilt.process.signals import kill_children, leave_to_parent
 from capfilt.process.temporary import private_folder
 from capfilt.progress import Advance
@@ -220,7 +220,7 @@ def _start_worker(
 ) -> None:
     leave_to_parent()
     temporary.use(Path(folder))
-    threading.Thread(target=_die_with_parent, name="capfilt-parent", daemon=True).start()
+    die_with_parent()
     job: Job = packed.unpack()
     with counter.get_lock():
         worker = counter.value
@@ -240,14 +240,6 @@ def _start_worker(
             held[worker] = 0
 
     _work.put(do_and_tell)
-
-
-def _die_with_parent() -> None:
-    """End this process when the parent is gone: an orphan would hold memory and devices."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
 
 
 def _do_run(run: list[_Placed]) -> None:

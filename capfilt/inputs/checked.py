@@ -2,7 +2,9 @@
 
 import itertools
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Protocol
 
 import pyarrow as pa
 
@@ -21,16 +23,35 @@ from capfilt.inputs.spec import (
     NO_CAPTIONS_OPTION,
     Input,
     InputSpec,
+    Piece,
     Remembered,
 )
+from capfilt.inputs.tables import AddressList
 from capfilt.usercode import is_code
 from capfilt.wording import counted
 
-# What a run folder knows of an input by its identity.
-Memory = Callable[[str], Remembered | None]
+
+class Memory(Protocol):
+    """What a run folder knows of inputs and their pieces, by their identities."""
+
+    def __call__(self, identity: str, /) -> Remembered | None:
+        """Return what is known of an input, or None."""
+
+    def rows_of(self, piece: Piece, /) -> int | None:
+        """Return how many rows a piece has that was read before, or None."""
 
 
-def open_input(spec: InputSpec, memory: Memory = lambda _: None) -> Input:
+class _Nothing:
+    """Knows nothing."""
+
+    def __call__(self, _: str) -> None:
+        """Return None."""
+
+    def rows_of(self, _: Piece) -> None:
+        """Return None."""
+
+
+def open_input(spec: InputSpec, memory: Memory = _Nothing()) -> Input:  # noqa: B008  # has no state
     """Check all of an input by reading it once, in constant memory, and return it.
 
     Of what `memory` knows, only headers are read.
@@ -48,10 +69,28 @@ def open_input(spec: InputSpec, memory: Memory = lambda _: None) -> Input:
     identity = _identity(spec, opened)
     known = None if identity is None else memory(identity)
     if known is not None:
-        return _input(opened, known.rows, known.described, identity, known)
-    rows = [_check_rows(part) for part in opened]
-    lines = [_line(part, count) for part, count in zip(opened, rows, strict=True)]
-    return _input(opened, sum(rows), "; ".join(lines), identity)
+        found = _input(opened, known.rows, known.described, identity, known)
+    else:
+        rows = [_rows_of(spec, source, memory) for source in opened]
+        lines = [_line(part, count) for part, count in zip(opened, rows, strict=True)]
+        found = _input(opened, sum(rows), "; ".join(lines), identity)
+    return replace(found, pieces=_pieces(spec, opened))
+
+
+def _pieces(spec: InputSpec, opened: Sequence[Source]) -> tuple[Piece, ...]:
+    """Return the parts of all tables, where the input is of tables alone."""
+    if not all(source.parts for source in opened):
+        return ()
+    parts = [part for source in opened for part in source.parts]
+    return tuple(Piece(part.read, _part_identity(spec, part)) for part in parts)
+
+
+def _part_identity(spec: InputSpec, part: AddressList) -> str:
+    (table,) = part.rows.tables
+    stamp, groups = table.stamp, getattr(table, "groups", None)
+    place = printable(os.path.abspath(stamp.path))
+    how = (replace(spec, paths=()), part.rows.wanted.texts, part.rows.wanted.several)
+    return fingerprint((place, stamp.size, stamp.mtime_ns, groups, how))
 
 
 def _identity(spec: InputSpec, parts: Sequence[Source]) -> str | None:
@@ -85,6 +124,21 @@ def _check_same_kept(parts: Sequence[Source]) -> None:
 
 def _types(kept: pa.Schema) -> str:
     return ", ".join(f"{field.name!r} as {field.type}" for field in kept) or "no such columns"
+
+
+def _rows_of(spec: InputSpec, source: Source, memory: Memory) -> int:
+    """Check what is not known of a part of an input; returns its rows."""
+    known = [memory.rows_of(piece) for piece in _pieces(spec, [source])]
+    if not any(known):
+        return _check_rows(source)
+    rows = 0
+    for part, count in zip(source.parts, known, strict=True):
+        rows += _counted(part.read(BLOCK_ROWS)) if count is None else count
+    return rows
+
+
+def _counted(blocks: Iterator[pa.RecordBatch]) -> int:
+    return sum(block.num_rows for block in blocks)
 
 
 def _check_rows(part: Source) -> int:

@@ -2,8 +2,9 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Final
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -13,10 +14,15 @@ from capfilt.inputs.paths import Stamp
 from capfilt.inputs.tables import Wanted
 from capfilt.inputs.typed import TypedTable, check_types, typed_batch
 
+_PART_ROWS: Final = 1 << 18  # at the least, but for the last part of a file
+
 
 @dataclass(frozen=True, slots=True)
 class ParquetTable(TypedTable):
-    """A Parquet file."""
+    """A Parquet file, or some row groups of one, of which the first begins with row `first`."""
+
+    groups: tuple[int, ...] | None = None  # None: all
+    first: int = 0
 
     @property
     def dialect(self) -> str:
@@ -38,12 +44,27 @@ class ParquetTable(TypedTable):
         """Yield what is wanted; see `Table.read`."""
         path = self.stamp.path
         check_types(path, self.schema, wanted)
-        first = 0
+        first = self.first
         names = list(dict.fromkeys([*wanted.texts, *wanted.kept.names]))
         with open_parquet(path) as file:
-            for batch in file.iter_batches(block_rows, columns=names):
+            for batch in file.iter_batches(block_rows, self.groups, columns=names):
                 yield typed_batch(path, batch, wanted, first)
                 first += batch.num_rows
+
+    def split(self) -> "list[ParquetTable]":
+        """Return runs of row groups, each of some 260,000 rows."""
+        with open_parquet(self.stamp.path) as file:
+            rows = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
+        parts: list[ParquetTable] = []
+        groups: list[int] = []
+        first = held = 0
+        for group, count in enumerate(rows):
+            groups.append(group)
+            held += count
+            if held >= _PART_ROWS or group == len(rows) - 1:
+                parts.append(replace(self, groups=tuple(groups), first=first))
+                first, held, groups = first + held, 0, []
+        return parts or [self]
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from capfilt.inputs.tables import (
     Columns,
     Table,
     Wanted,
+    parts_of,
     same_column,
     same_types,
     spelling,
@@ -41,6 +42,7 @@ class Source:
     pictures: bool  # it is an input of local images: one row at least must have one
     kept: pa.Schema = NOTHING_KEPT
     files_alone: bool = False  # the rows depend on nothing but the files
+    parts: tuple[AddressList, ...] = ()  # of tables that are read part by part: all rows, in order
 
 
 def open_addresses(spec: InputSpec, tables: Sequence[Table]) -> Source:
@@ -54,7 +56,12 @@ def open_addresses(spec: InputSpec, tables: Sequence[Table]) -> Source:
     files = tuple(table.stamp.path for table in tables)
     stream = AddressList(columns).read
     kept = columns.wanted.kept
-    return Source(what, files, stream, False, False, kept, files_alone=True)
+    parts = tuple(
+        AddressList(Columns((part,), columns.wanted))
+        for table in tables
+        for part in parts_of(table)
+    )
+    return Source(what, files, stream, False, False, kept, files_alone=True, parts=parts)
 
 
 def _suggest_images(spec: InputSpec, table: Table) -> None:

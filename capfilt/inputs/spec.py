@@ -141,6 +141,18 @@ class Remembered:
 
 
 @dataclass(frozen=True, slots=True)
+class Piece:
+    """Rows of an input that follow each other and can be read alone, in any process.
+
+    `identity` is a digest of the file's place, size and time, of where in it the rows stand, and of
+    how they are read.
+    """
+
+    stream: Callable[[int], Iterator[pa.RecordBatch]] = field(repr=False, compare=False)
+    identity: str
+
+
+@dataclass(frozen=True, slots=True)
 class Input:
     """An input that was checked. Reading it twice gives the same rows in the same order."""
 
@@ -153,6 +165,7 @@ class Input:
     # depend on more than these.
     identity: str | None = None
     remembered: Remembered | None = None  # then the rows were not read to check them
+    pieces: tuple[Piece, ...] = ()  # all rows, in order; none where they are read as a whole alone
 
     def rows(self, block_rows: int = BLOCK_ROWS) -> Iterator[pa.RecordBatch]:
         """Yield the rows as batches of `RAW` (and `kept`), at the most `block_rows` each.

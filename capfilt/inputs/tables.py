@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final, Protocol, runtime_checkable
 
 import numpy as np
 import pyarrow as pa
@@ -70,6 +70,19 @@ class Table(Protocol):
         Raises:
             InputError: with file and line, for whatever is not a row of text.
         """
+
+
+@runtime_checkable
+class Splittable(Protocol):
+    """A table of which parts can be read alone."""
+
+    def split(self) -> "Sequence[Table]":
+        """Return its parts, in order."""
+
+
+def parts_of(table: Table) -> Sequence[Table]:
+    """Return the parts of a table that can be read alone; of most it is the whole."""
+    return table.split() if isinstance(table, Splittable) else [table]
 
 
 def text_batches(

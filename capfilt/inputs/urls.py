@@ -12,6 +12,8 @@ from typing import Final
 from urllib.parse import unquote, urlsplit
 
 import ada_url
+import pyarrow as pa
+import pyarrow.compute as pc
 
 # Only the ampersand: `&copy=1` in an address is a parameter and no ©.
 _AMPERSAND: Final = re.compile(r"&(?:(?:amp|#0*38|#x0*26);)+", re.IGNORECASE)
@@ -23,6 +25,13 @@ _PLAIN: Final = re.compile(
     r"(?!.*(?:/\.|%2[eE]|&(?i:amp)))/[A-Za-z0-9._~/+:@!$*(),;=%-]*"
     r"(?:\?[A-Za-z0-9._~/+:@!$*(),;=%&-]*)?"
 )
+# The same for Arrow, whose patterns (RE2) look neither ahead nor at two things at once.
+_PLAIN_ALL: Final = (
+    r"^https?://(?:[a-z0-9]+(?:-[a-z0-9]+)*\.)+[a-z]{2,}/[A-Za-z0-9._~/+:@!$*(),;=%-]*"
+    r"(?:\?[A-Za-z0-9._~/+:@!$*(),;=%&-]*)?$"
+)
+_PLAIN_HOST: Final = r"^https?://[a-z0-9.-]{1,63}/"
+_PLAIN_NEVER: Final = r"/\.|%2[eE]|&(?i:amp)"
 _WEB: Final = frozenset({"http:", "https:"})
 # RFC 1035, 2.3.4: no name server is asked for more.
 _LONGEST_LABEL: Final = 63
@@ -45,6 +54,14 @@ def normalise(url: str) -> str:
     if _WITHOUT_SCHEME.match(text):
         text = "http:" + text
     return _checked(text)
+
+
+def plain(urls: pa.Array) -> pa.Array:
+    """Say of many texts which of them `normalise` leaves as they are without a closer look."""
+    never = pc.match_substring_regex(urls, _PLAIN_NEVER)
+    host = pc.match_substring_regex(urls, _PLAIN_HOST)
+    found = pc.and_(pc.match_substring_regex(urls, _PLAIN_ALL), pc.and_not(host, never))
+    return found.fill_null(False)
 
 
 def join(base: str, location: str) -> str:

@@ -10,7 +10,8 @@ from typing import Final
 
 from capfilt.errors import DamageError
 from capfilt.fingerprint import fingerprint
-from capfilt.inputs import Input, Remembered
+from capfilt.inputs import Input, Piece, Remembered
+from capfilt.ledger.indexing import Store, read_index
 from capfilt.ledger.ledger import Ledger
 from capfilt.ledger.sealed import sealed, unsealed
 from capfilt.plain import from_plain
@@ -60,6 +61,13 @@ class Memory:
         """Return what is known of an input, or None."""
         cut = recall(self._ledger, identity, self._shard_rows)
         return None if cut is None else Remembered(cut.rows, cut.described, cut.kept_stage)
+
+    def rows_of(self, piece: Piece) -> int | None:
+        """Return how many rows a piece has that was read before, or None."""
+        try:
+            return len(read_index(Store(self._ledger.root), piece))
+        except DamageError:
+            return None
 
 
 def cut_files(ledger: Ledger) -> list[Path]:

@@ -7,35 +7,53 @@ input's order whichever way they are cut.
 """
 
 import dataclasses
+import functools
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from capfilt import schema
 from capfilt.errors import DamageError, InputError
 from capfilt.fingerprint import fingerprint
-from capfilt.inputs import RAW, Input
-from capfilt.inputs import urls as addresses
+from capfilt.inputs import Input, Piece
 from capfilt.inputs.spec import KEPT
+from capfilt.ledger.indexing import (
+    INDEX_WIDTH,
+    NAMES_WIDTH,
+    Store,
+    Unit,
+    index_name,
+    index_piece,
+    name_unit,
+    named_blocks,
+    read_index,
+    read_names,
+)
 from capfilt.ledger.ledger import Ledger, Receipt
 from capfilt.ledger.memory import recall, remember
+from capfilt.ledger.naming import DIGEST
+from capfilt.ledger.records import Bytes
+from capfilt.ledger.repeats import find_repeats
 from capfilt.ledger.sealed import sealed, unsealed
 from capfilt.plain import from_plain
+from capfilt.process.pool import Pool
+from capfilt.process.rotation import from_own_place
+from capfilt.process.temporary import private_folder
 from capfilt.progress import Advance, unheard
 
 STAGE: Final = "source-1"  # the number is raised when keys or columns change
 KEPT_STAGE: Final = "columns"  # of the columns that are carried to the export
 _MANIFESTS: Final = "inputs"
 _SEPARATOR: Final = b"\x00"
-# From url, caption and image_ref of a row.
-_TextOf = Callable[[str | None, str | None, str | None], str]
-_AGAIN: Final = (schema.DUPLICATE_URL, "an earlier row has the same address")
+_FEW_ROWS: Final = 200_000  # are cut by this process: others take a second to start
+_WRITERS: Final = 4  # threads, which wait for the disk
+_TOTALS: Final = ("duplicate_urls", "invalid_urls", "empty_captions")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,33 +73,19 @@ class SourceManifest:
         return fingerprint(self.shards)
 
 
-@dataclass(frozen=True, slots=True)
-class _Row:
-    key: str
-    url: str | None
-    caption: str | None
-    image_ref: str | None
-    source_status: str
-    source_error: str | None
-    attempt: int = 0
-    kept: dict[str, Any] | None = None  # JSON: the columns that are carried, no part of its name
-
-    def digest(self) -> bytes:
-        status, error = self.source_status, self.source_error
-        if status == schema.ANOTHER_TEXT:  # as if alone, so that names are those of before
-            local = self.image_ref is not None
-            status, error = (schema.SOURCE_OK, None) if local else _AGAIN
-        parts = (self.key, self.url, self.caption, self.image_ref, status, error)
-        joined = _SEPARATOR.join(map(_bytes, parts))
-        return hashlib.blake2b(joined, digest_size=16).digest()
-
-
-def cut(data: Input, ledger: Ledger, shard_rows: int, told: Advance = unheard) -> SourceManifest:
+def cut(
+    data: Input,
+    ledger: Ledger,
+    shard_rows: int,
+    told: Advance = unheard,
+    processes: int = 1,
+) -> SourceManifest:
     """Cut `data` into shards of `shard_rows` rows (the last may be shorter) and publish them.
 
     Rows with an address that an earlier row has are kept with the status `duplicate_url`, but
     where they follow it with another text, with `another_text`; rows without a usable address with
-    `invalid_url`. `told` hears of rows as they are cut.
+    `invalid_url`. `told` hears of rows as they are cut. What was found out of a piece of the input
+    is kept in the run folder, so that a longer list is read where it is new.
 
     Raises:
         InputError: the input has no rows, or `shard_rows` is not positive.
@@ -89,22 +93,15 @@ def cut(data: Input, ledger: Ledger, shard_rows: int, told: Advance = unheard) -
     if (known := _recalled(data, ledger, shard_rows)) is not None:
         told(known.rows)
         return known
-    there = ledger.shards(STAGE)
+    count = processes if (data.row_count_hint or 0) > _FEW_ROWS else 1
     kept = kept_stage(data)
-    kept_there = ledger.shards(kept) if kept else set()
-
-    def publish(name: str, rows: list[_Row]) -> None:
-        if name not in there:
-            ledger.commit(Receipt(STAGE, name, len(rows)), _table(rows))
-        if kept and data.kept is not None and name not in kept_there:
-            columns = pa.Table.from_pylist([row.kept or {} for row in rows], data.kept)
-            ledger.commit(Receipt(kept, name, len(rows)), columns)
-        told(len(rows))
-
-    manifest = _walk(data, ledger, shard_rows, publish)
-    save_manifest(ledger, manifest)
-    remember(ledger, data, shard_rows, manifest.id, kept)
-    return manifest
+    with private_folder() as scratch, Pool(count) as pool:
+        store = Store(ledger.root if data.pieces else scratch)
+        found = _found_out(data, ledger, shard_rows, store, scratch, pool)
+        _publish(found, _Publishing(ledger, store, kept, data.kept), pool, told)
+    save_manifest(ledger, found.manifest)
+    remember(ledger, data, shard_rows, found.manifest.id, kept)
+    return found.manifest
 
 
 def _recalled(data: Input, ledger: Ledger, shard_rows: int) -> SourceManifest | None:
@@ -143,24 +140,9 @@ def peek(data: Input, ledger: Ledger, shard_rows: int) -> SourceManifest:
     """Return what `cut` would, without writing anything."""
     if (known := _recalled(data, ledger, shard_rows)) is not None:
         return known
-    return _walk(data, ledger, shard_rows, lambda _name, _rows: None)
-
-
-def _walk(
-    data: Input, ledger: Ledger, shard_rows: int, visit: Callable[[str, "list[_Row]"], None]
-) -> SourceManifest:
-    check_shard_rows(shard_rows)
-    known = _Known.of(ledger.shards(STAGE))
-    tally = _Tally()
-    shards: list[str] = []
-    for rows in _slices(_rows(data), known, shard_rows):
-        name = shard_name(rows)
-        visit(name, rows)
-        shards.append(name)
-        tally.add(rows)
-    if not shards:
-        raise InputError(f"{data.describe()} has no rows; give an input with at least one")
-    return SourceManifest(data.describe(), tuple(shards), **dataclasses.asdict(tally))
+    with private_folder() as scratch, Pool(1) as pool:
+        store = Store(scratch, ledger.root)
+        return _found_out(data, ledger, shard_rows, store, scratch, pool).manifest
 
 
 def check_shard_rows(shard_rows: int) -> None:
@@ -171,12 +153,6 @@ def check_shard_rows(shard_rows: int) -> None:
     """
     if shard_rows < 1:
         raise InputError(f"shards of {shard_rows} rows are not possible; give at least 1")
-
-
-def shard_name(rows: "list[_Row]") -> str:
-    """Return `<first 8 digits of the first key>-<rows>-<16 digits of all rows>`."""
-    digest = hashlib.blake2b(b"".join(row.digest() for row in rows), digest_size=8).hexdigest()
-    return f"{rows[0].key[:8]}-{len(rows)}-{digest}"
 
 
 def rows_of(shards: Iterable[str], ledger: Ledger) -> int:
@@ -226,142 +202,109 @@ def manifest_files(ledger: Ledger) -> list[Path]:
     return sorted((ledger.root / _MANIFESTS).glob("*.json"))
 
 
-@dataclass(slots=True)
-class _Tally:
-    rows: int = 0
-    duplicate_urls: int = 0
-    invalid_urls: int = 0
-    empty_captions: int = 0
-
-    def add(self, rows: list[_Row]) -> None:
-        self.rows += len(rows)
-        self.duplicate_urls += sum(row.source_status == schema.DUPLICATE_URL for row in rows)
-        self.invalid_urls += sum(row.source_status == schema.INVALID_URL for row in rows)
-        self.empty_captions += sum(not (row.caption or "").strip() for row in rows)
+# --- finding out which shards there are
 
 
-# --- naming rows
+@dataclass(frozen=True, slots=True)
+class _Shard:
+    """A shard, and with which row of the input it begins."""
+
+    name: str
+    start: int
+    rows: int
 
 
-def _rows(data: Input) -> Iterator[_Row]:
-    """Yield the rows of `data` with their keys and what the input says of each."""
-    addresses, names = map(_Repeats, _repeated(data, (_address, _name)))
-    image = _Texts()
-    for block in data.rows():
-        columns = [block.column(name).to_pylist() for name in RAW.names]
-        carried = block.column(KEPT).to_pylist() if data.kept is not None else [None] * len(block)
-        rows = zip(*columns, carried, strict=True)
-        for url, caption, image_ref, input_error, kept in rows:
-            again = addresses.count(_address(url, caption, image_ref)) > 0
-            name = _name(url, caption, image_ref)
-            status, reason = _source_status(url, image_ref, input_error, again)
-            status = image.joined((url, image_ref), caption, status)
-            reason = None if status == schema.ANOTHER_TEXT else reason
-            key = _key(name, names.count(name))
-            yield _Row(key, url, caption, image_ref, status, reason, 0, kept)
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """An input as it is to be cut: its units with the row that each begins with, its shards."""
+
+    manifest: SourceManifest
+    units: tuple[Unit, ...]
+    starts: tuple[int, ...]
+    shards: tuple[_Shard, ...]
 
 
-class _Texts:
-    """Finds the further texts of an image: rows after its first that differ in the text alone."""
-
-    def __init__(self) -> None:
-        self._image: tuple[str | None, str | None] | None = None  # of the rows before, if usable
-        self._texts: set[str] = set()
-
-    def joined(self, image: tuple[str | None, str | None], caption: str | None, status: str) -> str:
-        """Return the status of a row of `image` (address, reference); `status` it has alone."""
-        text = caption or ""
-        local = image[1] is not None
-        alone = schema.SOURCE_OK if local else schema.DUPLICATE_URL
-        if image == self._image and status != schema.INVALID_URL:
-            another = status == alone and text not in self._texts
-            self._texts.add(text)
-            return schema.ANOTHER_TEXT if another else status
-        self._image = image if status == schema.SOURCE_OK else None
-        self._texts = {text}
-        return status
-
-
-def _key(name: str, occurrence: int) -> str:
-    """Return the sample key: unique in an input, and the same wherever the row stands in it."""
-    text = _SEPARATOR.join((_bytes(name), b"%d" % occurrence))
-    return hashlib.blake2b(text, digest_size=16).hexdigest()
-
-
-def _source_status(
-    url: str | None, image_ref: str | None, error: str | None, again: bool
-) -> tuple[str, str | None]:
-    if error is not None:
-        return schema.INVALID_URL, error
-    if image_ref is None and (fault := addresses.fault_of(url)):
-        return schema.INVALID_URL, fault
-    if again:
-        return _AGAIN
-    return schema.SOURCE_OK, None
+def _found_out(
+    data: Input, ledger: Ledger, shard_rows: int, store: Store, scratch: Path, pool: Pool
+) -> _Found:
+    """Find out how an input is cut; what is known of its pieces is not read again."""
+    check_shard_rows(shard_rows)
+    pieces = data.pieces or (Piece(data.rows, ""),)
+    new = [piece for piece in pieces if not store.has(index_name(piece), INDEX_WIDTH)]
+    for _ in pool.each(functools.partial(index_piece, store), from_own_place(new)):
+        pass
+    units = _units(pieces, store, scratch)
+    names = [unit.name for unit in units]
+    tasks = [
+        (unit, name)
+        for unit, name in zip(units, names, strict=True)
+        if not store.has(name, NAMES_WIDTH)
+    ]
+    for _ in pool.each(functools.partial(_name_unit, store), from_own_place(tasks)):
+        pass
+    named = [read_names(store, name) for name in names]
+    rows = _Rows(tuple(each.values for each in named))
+    shards = tuple(_sliced(rows, _Known.of(ledger.shards(STAGE)), shard_rows))
+    if not shards:
+        raise InputError(f"{data.describe()} has no rows; give an input with at least one")
+    totals = {total: sum(each.said[total] for each in named) for total in _TOTALS}
+    manifest = SourceManifest(
+        data.describe(), tuple(shard.name for shard in shards), rows.starts[-1], **totals
+    )
+    return _Found(manifest, tuple(units), rows.starts[:-1], shards)
 
 
-def _address(url: str | None, caption: str | None, image_ref: str | None) -> str:
-    """Return what makes two rows the same: the address that is fetched, or a local image with its
-    caption."""
-    if image_ref is not None:
-        return f"{image_ref}\x00{caption or ''}"
-    try:
-        return addresses.normalise(url or "")
-    except ValueError:
-        return (url or "").strip()
+def _name_unit(store: Store, task: tuple[Unit, str]) -> None:
+    name_unit(store, *task)
 
 
-def _name(url: str | None, caption: str | None, image_ref: str | None) -> str:
-    """Return what a key is made of. Where a local image lies is no part of it."""
-    return f"{image_ref if url is None else url}\x00{'0' if caption is None else '1' + caption}"
+def _units(pieces: Sequence[Piece], store: Store, scratch: Path) -> list[Unit]:
+    """Put pieces together whose ends are texts of one image."""
+    indexes = [read_index(store, piece) for piece in pieces]
+    addresses = find_repeats([i.values[:, :DIGEST] for i in indexes], scratch / "addresses")
+    names = find_repeats([i.values[:, DIGEST : 2 * DIGEST] for i in indexes], scratch / "names")
+    groups: list[list[int]] = []
+    last = None
+    for place, index in enumerate(indexes):
+        if groups and (not len(index) or index.said["first"] == last):
+            groups[-1].append(place)
+        else:
+            groups.append([place])
+        last = index.said["last"] or last
+    return [
+        Unit(tuple(pieces[place] for place in group), tuple(group), addresses, names)
+        for group in groups
+    ]
 
 
-class _Repeats:
-    """Counts how often a text came before, of those texts that come more than once."""
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """The names of all rows of an input, as one array that lies in several files."""
 
-    def __init__(self, repeated: set[int]) -> None:
-        self._repeated = repeated
-        self._seen: dict[str, int] = {}
+    parts: tuple[Bytes, ...]
 
-    def count(self, text: str) -> int:
-        """Return how many times `text` was asked for before."""
-        if hash(text) not in self._repeated:
-            return 0
-        before = self._seen.get(text, 0)
-        self._seen[text] = before + 1
-        return before
+    @property
+    def starts(self) -> tuple[int, ...]:
+        """The row that each part begins with, and how many there are."""
+        return tuple(np.cumsum([0, *map(len, self.parts)]).tolist())
 
-
-def _repeated(data: Input, texts_of: Sequence[_TextOf]) -> list[set[int]]:
-    """Return, for each kind of text of a row, the hashes of those that more than one row has.
-
-    They take 8 bytes a row, not the text. A collision only adds a candidate; `_Repeats` compares
-    the texts themselves.
-    """
-    found: list[list[npt.NDArray[np.int64]]] = [[] for _ in texts_of]
-    for block in data.rows():
-        columns = [block.column(name).to_pylist() for name in ("url", "caption", "image_ref")]
-        for hashes, text_of in zip(found, texts_of, strict=True):
-            texts = map(text_of, *columns)
-            hashes.append(np.fromiter(map(hash, texts), np.int64, block.num_rows))
-    return [_more_than_once(hashes) for hashes in found]
+    def between(self, start: int, stop: int) -> Bytes:
+        """Return the names of these rows."""
+        starts = self.starts
+        first = int(np.searchsorted(starts, start, "right")) - 1
+        found = []
+        while start < stop:
+            end = min(stop, starts[first + 1])
+            found.append(self.parts[first][start - starts[first] : end - starts[first]])
+            start, first = end, first + 1
+        return np.concatenate(found)
 
 
-def _more_than_once(hashes: Sequence[npt.NDArray[np.int64]]) -> set[int]:
-    values = np.sort(np.concatenate([np.empty(0, np.int64), *hashes]))
-    return set(np.unique(values[1:][values[1:] == values[:-1]]).tolist())
-
-
-def _bytes(text: str | None) -> bytes:
-    return b"\xff" if text is None else text.encode("utf-8", "surrogatepass")
-
-
-def _table(rows: list[_Row]) -> pa.Table:
-    columns = [[getattr(row, name) for row in rows] for name in schema.SOURCE.names]
-    return pa.table(columns, schema=schema.SOURCE)
-
-
-# --- finding the shards that are there already
+def _shard_of(rows: _Rows, start: int, count: int) -> _Shard:
+    """Name a shard `<first 8 digits of the first key>-<rows>-<16 digits of all rows>`."""
+    names = rows.between(start, start + count)
+    digest = hashlib.blake2b(names[:, :DIGEST].tobytes(), digest_size=8).hexdigest()
+    return _Shard(f"{names[0, DIGEST:].tobytes().hex()}-{count}-{digest}", start, count)
 
 
 @dataclass(frozen=True, slots=True)
@@ -382,42 +325,132 @@ class _Known:
         longest_first = {first: sorted(rows, reverse=True) for first, rows in starts.items()}
         return cls(frozenset(names), longest_first)
 
-    def at(self, ahead: list[_Row]) -> int:
-        """Return how many of the rows `ahead` are a known shard; 0 where none begins here."""
-        for rows in self.starts.get(ahead[0].key[:8], ()):
-            if rows <= len(ahead) and shard_name(ahead[:rows]) in self.names:
-                return rows
-        return 0
+    def places(self, rows: _Rows) -> Iterator[int]:
+        """Yield the rows, rising, that a known shard may begin with."""
+        firsts = np.frombuffer(bytes.fromhex("".join(self.starts)), "<u4")
+        for part, start in zip(rows.parts, rows.starts, strict=False):
+            prefixes = np.ascontiguousarray(part[:, DIGEST:]).view("<u4").ravel()
+            yield from (start + np.flatnonzero(np.isin(prefixes, firsts))).tolist()
 
-    @property
-    def longest(self) -> int:
-        return max((rows[0] for rows in self.starts.values()), default=0)
+    def at(self, rows: _Rows, place: int) -> _Shard | None:
+        """Return the known shard that begins with a row, or None."""
+        prefix = rows.between(place, place + 1)[0, DIGEST:].tobytes().hex()
+        for count in self.starts.get(prefix, ()):
+            if place + count <= rows.starts[-1]:
+                shard = _shard_of(rows, place, count)
+                if shard.name in self.names:
+                    return shard
+        return None
 
 
-def _slices(rows: Iterator[_Row], known: _Known, shard_rows: int) -> Iterator[list[_Row]]:
+def _sliced(rows: _Rows, known: _Known, shard_rows: int) -> Iterator[_Shard]:
     """Cut rows: where a known shard begins, take it; elsewhere `shard_rows` at the most."""
-    reach = max(known.longest, shard_rows)
-    ahead: list[_Row] = []
-    fresh: list[_Row] = []
-    exhausted = False
-    while True:
-        while not exhausted and len(ahead) < reach:
-            row = next(rows, None)
-            exhausted = row is None
-            if row is not None:
-                ahead.append(row)
-        if not ahead:
-            break
-        if length := known.at(ahead):
-            if fresh:
-                yield fresh
-                fresh = []
-            yield ahead[:length]
-            del ahead[:length]
+    done = 0
+    for place in known.places(rows) if known.names else ():
+        if place < done or (shard := known.at(rows, place)) is None:
             continue
-        fresh.append(ahead.pop(0))
-        if len(fresh) == shard_rows:
-            yield fresh
-            fresh = []
-    if fresh:
-        yield fresh
+        yield from _fresh(rows, done, place, shard_rows)
+        yield shard
+        done = place + shard.rows
+    yield from _fresh(rows, done, rows.starts[-1], shard_rows)
+
+
+def _fresh(rows: _Rows, start: int, stop: int, shard_rows: int) -> Iterator[_Shard]:
+    for first in range(start, stop, shard_rows):
+        yield _shard_of(rows, first, min(shard_rows, stop - first))
+
+
+# --- writing shards
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """Shards that begin in one unit, and the units that have their rows; `start` is the first."""
+
+    units: tuple[Unit, ...]
+    start: int
+    shards: tuple[_Shard, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Publishing:
+    """Writes the shards of a part."""
+
+    ledger: Ledger
+    store: Store
+    kept_stage: str | None
+    kept: pa.Schema | None
+
+    def __call__(self, part: _Part) -> int:
+        """Write them; returns how many rows they have."""
+        return sum(self.written(part))
+
+    def written(self, part: _Part) -> Iterator[int]:
+        """Write shards, several at a time; yields the rows of each."""
+        pending: list[Future[int]] = []
+        with ThreadPoolExecutor(_WRITERS) as writers:
+            for shard, source, kept in _tables(self, part):
+                pending.append(writers.submit(self._write, shard, source, kept))
+                if len(pending) > _WRITERS:
+                    yield pending.pop(0).result()
+            for future in pending:
+                yield future.result()
+
+    def _write(self, shard: _Shard, source: pa.Table, kept: pa.Table | None) -> int:
+        self.ledger.commit(Receipt(STAGE, shard.name, shard.rows), source)
+        if self.kept_stage and kept is not None:
+            self.ledger.commit(Receipt(self.kept_stage, shard.name, shard.rows), kept)
+        return shard.rows
+
+
+def _tables(how: _Publishing, part: _Part) -> Iterator[tuple[_Shard, pa.Table, pa.Table | None]]:
+    """Yield the shards of a part with their rows, and with the columns that are carried."""
+    blocks = (block for unit in part.units for block in named_blocks(how.store, unit))
+    held: list[pa.RecordBatch] = []
+    start = stop = part.start
+    for shard in part.shards:
+        while stop < shard.start + shard.rows:
+            block, named = next(blocks)
+            rows = named.rows
+            held.append(rows if how.kept is None else rows.append_column(KEPT, block[KEPT]))
+            stop += rows.num_rows
+        while start + held[0].num_rows <= shard.start:
+            start += held.pop(0).num_rows
+        table = pa.Table.from_batches(held).slice(shard.start - start, shard.rows).combine_chunks()
+        yield shard, table.select(schema.SOURCE.names), _carried(table, how.kept)
+
+
+def _carried(table: pa.Table, kept: pa.Schema | None) -> pa.Table | None:
+    if kept is None:
+        return None
+    return pa.Table.from_arrays(table[KEPT].combine_chunks().flatten(), schema=kept)
+
+
+def _publish(found: _Found, how: _Publishing, pool: Pool, told: Advance) -> None:
+    """Write the shards that are missing."""
+    there = how.ledger.shards(STAGE)
+    if how.kept_stage:
+        there &= how.ledger.shards(how.kept_stage)
+    missing = [shard for shard in found.shards if shard.name not in there]
+    told(found.manifest.rows - sum(shard.rows for shard in missing))
+    parts = from_own_place(_parts(found, missing))
+    if len(parts) == 1:
+        for rows in how.written(parts[0]):
+            told(rows)
+        return
+    for rows in pool.each(how, parts):
+        told(rows)
+
+
+def _parts(found: _Found, shards: Sequence[_Shard]) -> list[_Part]:
+    """Group shards by the unit that they begin in."""
+    groups: dict[int, list[_Shard]] = {}
+    for shard in shards:
+        unit = int(np.searchsorted(found.starts, shard.start, "right")) - 1
+        groups.setdefault(unit, []).append(shard)
+    parts = []
+    for unit, group in groups.items():
+        end = group[-1].start + group[-1].rows
+        last = int(np.searchsorted(found.starts, end, "left"))
+        parts.append(_Part(found.units[unit:last], found.starts[unit], tuple(group)))
+    return parts
