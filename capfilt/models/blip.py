@@ -25,7 +25,7 @@ from capfilt.models.compute.matching import Scores, TiledMatcher, scattered
 from capfilt.models.compute.packed_linear import Dense
 from capfilt.models.compute.text import TextTower, keys_and_values
 from capfilt.models.compute.tiles import Tiled, TileSizes, tiles
-from capfilt.models.compute.transfer import PixelUpload, to_device
+from capfilt.models.compute.transfer import PixelUpload, indices, to_device
 from capfilt.models.compute.uniforms import uniforms
 from capfilt.models.compute.vision import VisionTower
 from capfilt.models.families import ModelKind
@@ -128,7 +128,7 @@ class BlipCaptioner(Tiled):
             raise ModelError("this captioner was opened for nucleus sampling")
         with steady_attention():
             ids: torch.Tensor = self._reference.generate(
-                input_ids=torch.tensor([self._prompt], device=self._device).repeat(len(states), 1),
+                input_ids=indices(self._prompt, self._device).repeat(len(states), 1),
                 encoder_hidden_states=states,
                 num_beams=recipe.num_beams,
                 num_return_sequences=self._recipe.num_captions,
@@ -183,9 +183,11 @@ class BlipMatcher(TiledMatcher):
 
     def _texts_embedded(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
         out = np.zeros((len(texts), self._width), np.float32)
-        for bucket in self._buckets([[text] for text in texts]):
-            features = self._text_features(bucket)[: bucket.real].float().cpu().numpy()
-            out[[place for place, _ in bucket.places[: bucket.real]]] = features
+        buckets = self._buckets([[text] for text in texts])
+        if buckets:
+            found = [self._text_features(bucket)[: bucket.real] for bucket in buckets]
+            places = [place for bucket in buckets for place, _ in bucket.places[: bucket.real]]
+            out[places] = torch.cat(found).float().cpu().numpy()
         return out
 
     def _matched(self, images: Sequence[Pixels], texts: Sequence[Sequence[str]]) -> Scores:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from capfilt.models.compute.transfer import indices, to_device
 from capfilt.train.data.batch import Batch, normalised
 from capfilt.train.data.tokens import Special, caption_texts, filter_texts, pair_ids, prompt_tokens
 from capfilt.train.model.med import Med
@@ -68,7 +69,7 @@ class Job(nn.Module):
     def forward(self, batch: Batch, at: At) -> Losses:
         """Return the losses of a batch, each a scalar; their sum is what is minimised."""
         device = self.med.temperature.device
-        pixels = torch.from_numpy(normalised(batch.pixels)).to(device)
+        pixels = to_device(torch.from_numpy(normalised(batch.pixels)), device)
         states = self.med.encode_image(pixels)
         found: Losses = {}
         if self.momentum is not None:
@@ -94,11 +95,11 @@ class Job(nn.Module):
         refuted = [place for place, text in enumerate(batch.hard_negatives) if text]
         said = [*batch.texts, *filter(None, batch.hard_negatives)]
         texts = filter_texts(self._tokenizer, said, recipe.max_tokens).to(states.device)
-        ids = pair_ids(batch.keys, batch.texts).to(states.device)
+        ids = to_device(pair_ids(batch.keys, batch.texts), states.device)
         losses = filter_losses(
             self.med,
             self.momentum,
-            Pairs(pixels, texts, ids, torch.tensor(refuted, device=states.device).long()),
+            Pairs(pixels, texts, ids, indices(refuted, states.device)),
             states,
             self._special,
             itc,

@@ -153,10 +153,11 @@ def _step(job: Job, model: nn.Module, parts: Iterator[Batch], at: At, how: LoopO
         torch.manual_seed(rng_of("dropout", job.recipe.seed, *_numbers(here)).getrandbits(63))
         with torch.autocast(how.device.partition(":")[0], torch.bfloat16, how.precision == "bf16"):
             losses = model(next(parts), here)
-            total = torch.stack([loss.float() for loss in losses.values()]).sum()
+            each = torch.stack([loss.float() for loss in losses.values()])
+            total = each.sum()
         (total / count).backward()  # type: ignore[no-untyped-call]  # torch declares it so
-        for name, loss in losses.items():
-            found[name] = found.get(name, 0.0) + loss.item() / count
+        for name, loss in zip(losses, each.tolist(), strict=True):
+            found[name] = found.get(name, 0.0) + loss / count
     if not all(map(_finite, found.values())):
         raise DamageError(f"step {at.step + 1}: the loss is {found}; take a lower rate, or fp32")
     return {"loss": sum(found.values()), **found}

@@ -51,7 +51,7 @@ def save_pair(architecture: Architecture, folder: Path, seed: int = 0, device: s
         with torch.device(device):
             model = model_class(configuration(architecture))
         model.save_pretrained(folder / role)
-        _save_processors(folder / role)
+        save_processors(folder / role)
 
 
 def configuration(architecture: Architecture) -> Any:  # transformers' configurations are untyped
@@ -79,7 +79,8 @@ def configuration(architecture: Architecture) -> Any:  # transformers' configura
     return BlipConfig(text_config=text, vision_config=vision)
 
 
-def _save_processors(folder: Path) -> None:
+def save_processors(folder: Path) -> None:
+    """Write a tokenizer of words and the preprocessing beside a configuration."""
     from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 
     words = ["a", "picture", "of", *(f"w{i}" for i in range(_VOCABULARY))]

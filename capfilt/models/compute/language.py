@@ -14,6 +14,7 @@ from transformers import DynamicCache, EncoderDecoderCache
 
 from capfilt.models.compute.attention import steady_attention
 from capfilt.models.compute.sampling import pick, processed_probabilities
+from capfilt.models.compute.transfer import indices
 from capfilt.models.recipe import Beam, Lengths, Nucleus
 
 _STEPS_A_LOOK = 4  # on a GPU: between two questions whether all captions have ended
@@ -203,7 +204,7 @@ def prompted(
     model: Any, queries: torch.Tensor, prompt: Prompt
 ) -> tuple[torch.Tensor, torch.Tensor]:  # untyped classes
     """Return (the queries with the embedded prompt after them (B, Q + P, D), the ids (1, P))."""
-    ids = torch.tensor([prompt.ids], dtype=torch.long, device=queries.device)
+    ids = indices(prompt.ids, queries.device)[None]
     words = model.get_input_embeddings()(ids).to(queries.dtype)
     return torch.cat([queries, words.expand(len(queries), -1, -1)], dim=1), ids
 

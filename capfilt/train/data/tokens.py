@@ -8,6 +8,7 @@ from typing import Any, Final
 import torch
 
 from capfilt.errors import InputError, ModelError
+from capfilt.models.compute.transfer import to_device
 from capfilt.models.filter_text import normalise_for_filter
 
 FILTER_TOKENS: Final = 35  # BLIP's longest text of pre-training and filter
@@ -54,8 +55,8 @@ class Texts:
         return Texts(self.ids[:count], self.mask[:count])
 
     def to(self, device: torch.device | str) -> "Texts":
-        """Return them on another device."""
-        return Texts(self.ids.to(device), self.mask.to(device))
+        """Return them, which are the host's, on a device."""
+        return Texts(to_device(self.ids, device), to_device(self.mask, device))
 
 
 def filter_texts(tokenizer: Any, texts: Sequence[str], longest: int = FILTER_TOKENS) -> Texts:

@@ -9,6 +9,8 @@ from typing import Final, NamedTuple
 import torch
 from torch.nn.functional import cross_entropy, log_softmax, softmax
 
+from capfilt.models.compute.transfer import to_device
+
 IGNORED: Final = -100
 _EVERY_NEGATIVE: Final = 1e-4  # so that even one that is far from similar can be drawn
 
@@ -115,7 +117,7 @@ def _draw(
     drawn = torch.multinomial(
         chances.to(generator.device), times, replacement=True, generator=generator
     )
-    return drawn.to(positive.device).T.flatten()
+    return to_device(drawn, positive.device).T.flatten()
 
 
 def itm_loss(logits: torch.Tensor, label: torch.Tensor, match_weight: float = 1.0) -> torch.Tensor:
@@ -123,7 +125,7 @@ def itm_loss(logits: torch.Tensor, label: torch.Tensor, match_weight: float = 1.
 
     The mean over pairs, where a match counts `match_weight` times.
     """
-    weight = torch.tensor([1.0, match_weight], device=logits.device)
+    weight = to_device(torch.tensor([1.0, match_weight]), logits.device)
     return cross_entropy(logits.float(), label, weight=weight)
 
 

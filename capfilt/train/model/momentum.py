@@ -72,7 +72,7 @@ class Momentum(nn.Module):
         size, count = len(self.id_queue), len(ids)
         kept = min(size, count)
         if kept:
-            start = int(self.written) + count - kept
+            start = self.written + (count - kept)
             places = (torch.arange(kept, device=ids.device) + start) % size
             self.image_queue[places] = fresh.image[-kept:].float()
             self.text_queue[places] = fresh.text[-kept:].float()

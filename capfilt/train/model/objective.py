@@ -126,5 +126,6 @@ def caption_loss(
     ids = captions.headed(special.dec)
     labels = lm_labels(ids, captions.mask, given)
     decoded = med.decode_states(ids, states, captions_per_image)
-    wanted = labels != IGNORED
+    # Asked once: the host waits for a GPU to say how many there are.
+    wanted = (labels != IGNORED).nonzero(as_tuple=True)
     return lm_loss(med.vocabulary_logits(decoded[wanted]), labels[wanted], lm.label_smoothing)
