@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from capfilt.models.compute.fused import Activated
 from capfilt.models.compute.packed_linear import Dense
 from capfilt.models.compute.slots import Look, Rules, Slots
 from capfilt.models.compute.text import TextTower
@@ -36,8 +37,8 @@ class Decoder:
     ) -> None:
         self._tower = TextTower(model.bert)
         head = model.cls.predictions
-        self._transform = Dense.of(head.transform.dense)
-        self._transform_act = head.transform.transform_act_fn
+        transform = Dense.of(head.transform.dense)
+        self._transform = Activated(transform, head.transform.transform_act_fn)
         self._transform_norm = head.transform.LayerNorm
         self._vocabulary, self._words = Dense.padded(head.decoder), head.decoder.out_features
         self._slots, self._enter, self._tokens = slots, enter, tokens
@@ -89,7 +90,7 @@ class Decoder:
 
     def logits(self, x: torch.Tensor) -> torch.Tensor:
         """Return scores over the vocabulary for hidden states."""
-        hidden = self._transform_norm(self._transform_act(self._transform(x)))
+        hidden = self._transform_norm(self._transform(x))
         return self._vocabulary(hidden)[..., : self._words]
 
     def _slots_for(self, captions: int, rules: Rules) -> Slots:

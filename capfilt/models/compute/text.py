@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from capfilt.models.compute.attention import attend
+from capfilt.models.compute.fused import Activated, added_norm
 from capfilt.models.compute.packed_linear import Dense
 
 # Takes queries of a layer, returns what they gather from the images, of the same shape.
@@ -28,10 +29,8 @@ class TextLayer:
         self._query = Dense.of(cross.self.query)
         self._cross_kv = Dense.of(cross.self.key, cross.self.value)
         self._cross_out, self._cross_norm = Dense.of(cross.output.dense), cross.output.LayerNorm
-        self._up, self._act = (
-            Dense.of(layer.intermediate.dense),
-            layer.intermediate.intermediate_act_fn,
-        )
+        up = layer.intermediate
+        self._up = Activated(Dense.of(up.dense), up.intermediate_act_fn)
         self._down, self._norm = Dense.of(layer.output.dense), layer.output.LayerNorm
 
     def image_keys(self, states: torch.Tensor) -> torch.Tensor:
@@ -58,8 +57,7 @@ class TextLayer:
 
     def after_self(self, x: torch.Tensor, gathered: torch.Tensor) -> torch.Tensor:
         """Close self-attention: x (B, L, D), gathered (B, heads, L, head size)."""
-        joined: torch.Tensor = self._out_norm(self._out(_merged(gathered)).add_(x))
-        return joined
+        return added_norm(self._out(_merged(gathered)), x, self._out_norm)
 
     def cross_queries(self, x: torch.Tensor) -> torch.Tensor:
         """Return queries of cross-attention, (B, heads, L, head size)."""
@@ -68,13 +66,11 @@ class TextLayer:
 
     def after_cross(self, x: torch.Tensor, gathered: torch.Tensor) -> torch.Tensor:
         """Close cross-attention: x (B, L, D), gathered (B, heads, L, head size)."""
-        joined: torch.Tensor = self._cross_norm(self._cross_out(_merged(gathered)).add_(x))
-        return joined
+        return added_norm(self._cross_out(_merged(gathered)), x, self._cross_norm)
 
     def feed_forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return the layer's output, (B, L, D)."""
-        out: torch.Tensor = self._norm(self._down(self._act(self._up(x))).add_(x))
-        return out
+        return added_norm(self._down(self._up(x)), x, self._norm)
 
 
 class TextTower:

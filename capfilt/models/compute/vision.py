@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
+from capfilt.models.compute.fused import Activated, add_norm
 from capfilt.models.compute.packed_linear import Dense
 
 
@@ -32,10 +33,11 @@ class VisionTower:
         """Return the last states, normalised, (B, N, D)."""
         patches = self._patches(self._cut(pixels)) + self._positions
         x = torch.cat([self._class.expand(len(pixels), 1, -1), patches], dim=1)
-        for layer in self._layers:
-            x = layer(x)
-        states: torch.Tensor = self._norm(x)
-        return states
+        normed: torch.Tensor = self._layers[0].norm1(x)
+        after = [*(layer.norm1 for layer in self._layers[1:]), self._norm]
+        for layer, norm in zip(self._layers, after, strict=True):
+            x, normed = layer(x, normed, norm)
+        return normed
 
     def _cut(self, pixels: torch.Tensor) -> torch.Tensor:
         """Return patches (B, N - 1, 3 * size * size), laid out as the convolution's kernel is."""
@@ -50,14 +52,16 @@ class _Layer:
         attention, mlp = layer.self_attn, layer.mlp
         self._heads: int = attention.num_heads
         self._qkv, self._out = Dense.of(attention.qkv), Dense.of(attention.projection)
-        self._up, self._down, self._act = Dense.of(mlp.fc1), Dense.of(mlp.fc2), mlp.activation_fn
-        self._norm1, self._norm2 = layer.layer_norm1, layer.layer_norm2
+        self._up, self._down = Activated(Dense.of(mlp.fc1), mlp.activation_fn), Dense.of(mlp.fc2)
+        self.norm1, self._norm2 = layer.layer_norm1, layer.layer_norm2
 
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+    def __call__(
+        self, x: torch.Tensor, normed: torch.Tensor, after: torch.nn.LayerNorm
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return (states, those states normed by `after`) for (states, those normed by `norm1`)."""
         batch, count, width = x.shape
-        qkv = self._qkv(self._norm1(x)).view(batch, count, 3, self._heads, -1)
+        qkv = self._qkv(normed).view(batch, count, 3, self._heads, -1)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)
         mixed = scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(batch, count, width)
-        x = self._out(mixed).add_(x)
-        hidden = self._act(self._up(self._norm2(x)))
-        return self._down(hidden).add_(x)
+        x, normed = add_norm(self._out(mixed), x, self._norm2)
+        return add_norm(self._down(self._up(normed)), x, after)
