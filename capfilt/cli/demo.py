@@ -6,14 +6,24 @@ from typing import Annotated, Any
 import typer
 
 from capfilt.cli.console import AsJson, Quiet, errors, progress_bar, say, show
+from capfilt.cli.places import place
 from capfilt.cli.signature import takes
 from capfilt.flags import constructed, flags_of
 from capfilt.simweb.demo import DemoOptions, run_demo
+from capfilt.store.location import Location
 
 
 @takes(flags_of(DemoOptions))
 def demo(
-    out: Annotated[Path, typer.Option("--run", help="The run folder")] = Path("runs/demo"),
+    out: Annotated[
+        Location,
+        typer.Option(
+            "--run",
+            help="The run folder. Also s3://, gs://, az://",
+            parser=place,
+            metavar="PATH",
+        ),
+    ] = Path("runs/demo"),
     as_json: AsJson = False,
     quiet: Quiet = False,
     **given: Any,  # by flag

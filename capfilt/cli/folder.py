@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from capfilt.cli.console import AsJson, Quiet, errors, progress_bar, say, show
+from capfilt.cli.places import local_place, place
 from capfilt.cli.signature import takes
 from capfilt.commands import Hardware
 from capfilt.commands import folder as verbs
@@ -16,6 +17,7 @@ from capfilt.flags import constructed, flags_of
 from capfilt.recipe.pipeline_file import run_pipeline
 from capfilt.stages.download import Download
 from capfilt.stages.policies.presets import Policy
+from capfilt.store.location import Location
 
 Code = Annotated[
     list[str] | None,
@@ -25,7 +27,10 @@ Code = Annotated[
         show_default=False,
     ),
 ]
-RunDir = Annotated[Path, typer.Argument(help="The run folder", show_default=False)]
+RunDir = Annotated[
+    Location,
+    typer.Argument(help="The run folder", parser=place, metavar="RUN_DIR", show_default=False),
+]
 
 
 def status(run_dir: RunDir, pipeline: Code = None, as_json: AsJson = False) -> None:
@@ -61,7 +66,10 @@ def retry(
 @takes(flags_of(*typing.get_args(Policy)), flags_of(ExportConfig))
 def export(
     run_dir: RunDir,
-    to: Annotated[Path | None, typer.Option(help="Folder; default: in the run folder")] = None,
+    to: Annotated[
+        Location | None,
+        typer.Option(help="Folder; default: in the run folder", parser=place, metavar="PATH"),
+    ] = None,
     replace: Annotated[
         bool, typer.Option("--replace", help="Replace another or a damaged export that lies there")
     ] = False,
@@ -82,7 +90,12 @@ def export(
 
 def push(
     name: Annotated[str, typer.Argument(help="The dataset on the hub, org/name")],
-    folder: Annotated[Path, typer.Argument(help="An export, or a run folder (its latest)")],
+    folder: Annotated[
+        Path,
+        typer.Argument(
+            help="An export, or a run folder (its latest)", parser=local_place, metavar="FOLDER"
+        ),
+    ],
     public: Annotated[
         bool, typer.Option("--public", help="Let everybody see a dataset that is new there")
     ] = False,
@@ -102,7 +115,12 @@ def push(
 
 
 def query(
-    run_dir: RunDir,
+    run_dir: Annotated[
+        Path,
+        typer.Argument(
+            help="The run folder", parser=local_place, metavar="RUN_DIR", show_default=False
+        ),
+    ],
     sql: Annotated[
         str | None, typer.Argument(help="A question about the views `rows` and `texts`")
     ] = None,
@@ -130,7 +148,10 @@ def query(
 
 
 def verify(
-    run_dir: Annotated[Path, typer.Argument(help="The run folder, or an export's")],
+    run_dir: Annotated[
+        Location,
+        typer.Argument(help="The run folder, or an export's", parser=place, metavar="RUN_DIR"),
+    ],
     repair: Annotated[
         bool, typer.Option("--repair", help="Move what is damaged to `damaged`; run makes it again")
     ] = False,

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from capfilt.cli.console import AsJson, Quiet, errors, progress_bar, say, show
+from capfilt.cli.places import local_place
 from capfilt.cli.signature import takes
 from capfilt.flags import constructed, flags_of
 from capfilt.inputs import InputSpec
@@ -39,7 +40,12 @@ _PLAN = typer.Option("--plan", help="Say what is missing and what it costs", ric
 def rounds(
     count: Annotated[int, typer.Argument(metavar="N", help="Number of rounds", min=1)],
     inputs: Annotated[list[str], typer.Argument(help="The web's pairs: as for `capfilt run`")],
-    out: Annotated[Path, typer.Option("--out", help="Folder of all rounds; again: go on")],
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out", help="Folder of all rounds; again: go on", parser=local_place, metavar="PATH"
+        ),
+    ],
     human: Annotated[list[str] | None, _HUMAN] = None,
     held_out: Annotated[str | None, _HELD_OUT] = None,
     device: Annotated[str, _DEVICE] = "auto",

@@ -1,11 +1,11 @@
 """`capfilt run` and `capfilt plan`: parse, call, print."""
 
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from capfilt.cli.console import AsJson, Quiet, errors, progress_bar, say, show
+from capfilt.cli.places import place
 from capfilt.cli.signature import takes
 from capfilt.commands import Hardware
 from capfilt.commands.plan import plan as plan_command
@@ -13,11 +13,20 @@ from capfilt.commands.run import run as run_command
 from capfilt.flags import constructed, flags_of
 from capfilt.inputs import InputSpec
 from capfilt.recipe.options import RoundOptions, round_flags
+from capfilt.store.location import Location
 
 Inputs = Annotated[
     list[str], typer.Argument(help="Files, folders or globs: CSV, TSV, JSON lines, Parquet, …")
 ]
-Out = Annotated[Path, typer.Option("--run", help="The run folder; made where it is missing")]
+Out = Annotated[
+    Location,
+    typer.Option(
+        "--run",
+        help="The run folder; made where it is missing. Also s3://, gs://, az://",
+        parser=place,
+        metavar="PATH",
+    ),
+]
 
 
 @takes(flags_of(InputSpec), round_flags(), flags_of(Hardware))

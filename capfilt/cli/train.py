@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from capfilt.cli.console import AsJson, Quiet, errors, progress_bar, run_and_show, say
+from capfilt.cli.places import local_place
 from capfilt.cli.signature import takes
 from capfilt.commands import train as commands
 from capfilt.flags import constructed, flags_of
@@ -26,7 +27,15 @@ train = typer.Typer(
 def run(
     ctx: typer.Context,
     data: Annotated[list[str], typer.Argument(help="Exports: DIR, or DIR=WEIGHT for a mixture")],
-    out: Annotated[Path, typer.Option("--out", help="Folder of this training; run again to go on")],
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out",
+            help="Folder of this training; run again to go on",
+            parser=local_place,
+            metavar="PATH",
+        ),
+    ],
     as_json: AsJson = False,
     quiet: Quiet = False,
     **given: Any,  # by flag

@@ -3,7 +3,6 @@
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 from capfilt.commands.hardware import Hardware, resources_for
@@ -27,6 +26,7 @@ from capfilt.progress import Progress, Say
 from capfilt.recipe.options import warnings_of
 from capfilt.recipe.round import Round
 from capfilt.report.failures import lines_of, plain_failures, why_nothing
+from capfilt.store.location import Location, location
 
 LATEST: Final = "latest"  # the link in a run folder to the export of its latest round
 
@@ -68,7 +68,7 @@ class RunResult:
         }
 
 
-def check_run(recipe: Round, out: Path, hardware: Hardware, say: Say) -> Resources:
+def check_run(recipe: Round, out: Location, hardware: Hardware, say: Say) -> Resources:
     """Check what needs no reading of the input and no writing, for `run` and for `plan`.
 
     Returns what may be used.
@@ -134,7 +134,7 @@ def advance_round(
 
 def point_to_latest(ledger: Ledger, done: Finished, say: Say) -> None:
     """Let `latest` in the run folder lead to the export of its latest round."""
-    if not ledger.publisher.point(LATEST, Path(done.dataset).name):
+    if not ledger.publisher.point(LATEST, location(done.dataset).name):
         say(
             f"warning: {ledger.root / LATEST} is not the link to the latest export that it should "
             "be (a copy that followed links?); remove it, and the next run makes the link"
@@ -167,7 +167,7 @@ def check_texts(recipe: Round, manifest: SourceManifest) -> None:
         )
 
 
-def existing_ledger(run_dir: Path) -> Ledger:
+def existing_ledger(run_dir: Location) -> Ledger:
     """Return the ledger of a run folder that is there.
 
     Raises:

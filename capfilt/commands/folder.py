@@ -4,7 +4,6 @@ import dataclasses
 import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 from capfilt import schema
@@ -40,12 +39,13 @@ from capfilt.recipe.options import exported_with
 from capfilt.report.failures import lines_of, plain_failures, why_nothing
 from capfilt.report.funnel import Funnel, count_funnel
 from capfilt.stages.download.notes import fetch_notes
+from capfilt.store.location import Location
 from capfilt.usercode import load_named
 from capfilt.wording import counted
 
 
 def retry(
-    run_dir: Path,
+    run_dir: Location,
     given: Mapping[str, object],
     fetch_only: bool,
     hardware: Hardware,
@@ -97,12 +97,12 @@ class ExportRequest:
     another or a damaged export in the folder is replaced as a whole.
     """
 
-    to: Path | None = None
+    to: Location | None = None
     figures: Mapping[str, object] = field(default_factory=dict)
     replace: bool = False
 
 
-def export(run_dir: Path, how: ExportRequest, progress: Progress, say: Say) -> RunResult:
+def export(run_dir: Location, how: ExportRequest, progress: Progress, say: Say) -> RunResult:
     """Export a finished run again: elsewhere, by another threshold, in other file sizes."""
     for value in how.figures.values():
         load_named(value)  # the run may have been exported so too
@@ -166,7 +166,7 @@ class StatusResult:
         }
 
 
-def status(run_dir: Path) -> StatusResult:
+def status(run_dir: Location) -> StatusResult:
     """Say how far the latest round of a run folder is."""
     ledger = existing_ledger(run_dir)
     record, manifest = latest_round(ledger)
@@ -227,7 +227,7 @@ class VerifyResult:
         }
 
 
-def verify(run_dir: Path, progress: Progress, repair: bool = False) -> VerifyResult:
+def verify(run_dir: Location, progress: Progress, repair: bool = False) -> VerifyResult:
     """Read every file of the latest round again and its exports, or an export's folder.
 
     With `repair`, what is damaged or foreign is moved away, so that it can be made again.
@@ -262,7 +262,7 @@ class GcResult:
         return {"removed": self.removed, "garbage": items}
 
 
-def gc(run_dir: Path, keep: int, yes: bool) -> GcResult:
+def gc(run_dir: Location, keep: int, yes: bool) -> GcResult:
     """List what the latest `keep` rounds do not need; remove it where `yes`."""
     from capfilt.engine.finish import export_name
 

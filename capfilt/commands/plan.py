@@ -1,7 +1,6 @@
 """`capfilt plan`: what a run would do, and what that costs."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from capfilt.commands.advance import carrying, check_models, check_run, check_texts
@@ -15,6 +14,7 @@ from capfilt.ledger.source import peek
 from capfilt.progress import Say
 from capfilt.recipe.options import RoundOptions, build_round
 from capfilt.stages.download.notes import fetch_notes
+from capfilt.store.location import Location
 from capfilt.wording import counted
 
 
@@ -45,7 +45,7 @@ class PlanResult:
 
 
 def plan(
-    spec: InputSpec, options: RoundOptions, out: Path, hardware: Hardware, say: Say
+    spec: InputSpec, options: RoundOptions, out: Location, hardware: Hardware, say: Say
 ) -> PlanResult:
     """Say what a run would do, without writing anything; refuses what `run` refuses."""
     from capfilt.engine.cost import estimate

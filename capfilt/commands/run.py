@@ -1,7 +1,6 @@
 """`capfilt run`: a round from its input to its export."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from capfilt.commands.advance import (
     RunResult,
@@ -25,13 +24,14 @@ from capfilt.progress import Progress, Say
 from capfilt.recipe.options import RoundOptions, build_round, warnings_of
 from capfilt.recipe.round import Round
 from capfilt.stages.download.notes import fetch_notes
+from capfilt.store.location import Location
 from capfilt.wording import counted
 
 
 def run(
     spec: InputSpec,
     options: RoundOptions,
-    out: Path,
+    out: Location,
     hardware: Hardware,
     progress: Progress,
     say: Say,
@@ -58,7 +58,7 @@ class Against:
 def run_round(
     data: Input,
     recipe: Round,
-    out: Path,
+    out: Location,
     hardware: Hardware,
     progress: Progress,
     say: Say,
@@ -96,11 +96,10 @@ def run_round(
     return advance_round(ledger, record, manifest, resources, progress, say)
 
 
-def _writable(out: Path) -> Ledger:
+def _writable(out: Location) -> Ledger:
     """Return the ledger of a run folder that can be written, cleared of what the dead left."""
     ledger = Ledger(out)
-    with ledger.publisher.scratch_dir():
-        pass  # raises a StorageError that says why, before any work
+    ledger.publisher.check()
     ledger.publisher.sweep()
     return ledger
 

@@ -9,7 +9,6 @@ import dataclasses
 import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 from capfilt.engine.plan import Plan, compile_plan
@@ -25,6 +24,7 @@ from capfilt.ledger.sealed import sealed, unsealed
 from capfilt.ledger.source import load_manifest as load_input
 from capfilt.plain import from_plain, to_plain
 from capfilt.recipe.round import Round
+from capfilt.store.location import Location, placed, written
 
 _FOLDER: Final = "exports"
 _ATTEMPT: Final = "~"
@@ -51,9 +51,9 @@ class ExportRecord:
     files: tuple[FileEntry, ...]
     recipe: Any  # JSON: a round of another version of capfilt must not hide its export
 
-    def folder(self, ledger: Ledger) -> Path:
+    def folder(self, ledger: Ledger) -> Location:
         """Return where the export was written."""
-        return ledger.root / self.place
+        return placed(ledger.root, self.place)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,10 +77,9 @@ class ExportStatus:
         )
 
 
-def place_of(ledger: Ledger, root: Path) -> str:
+def place_of(ledger: Ledger, root: Location) -> str:
     """Return an export's folder as a record has it."""
-    run, here = ledger.root.resolve(), root.resolve()
-    return here.relative_to(run).as_posix() if here.is_relative_to(run) else str(here)
+    return written(root, ledger.root)
 
 
 def figures_of(recipe: Round) -> str:
@@ -100,7 +99,13 @@ def _short(given: Sequence[str]) -> list[str]:
 
 
 def record_export(
-    ledger: Ledger, plan: Plan, recipe: Round, manifest_id: str, of: str, root: Path, held: Manifest
+    ledger: Ledger,
+    plan: Plan,
+    recipe: Round,
+    manifest_id: str,
+    of: str,
+    root: Location,
+    held: Manifest,
 ) -> ExportRecord:
     """Remember an export that is whole, unless the last record of its place says the same."""
     record = ExportRecord(
@@ -134,12 +139,12 @@ def _fields(record: ExportRecord) -> list[tuple[str, object]]:
     return [(field.name, getattr(record, field.name)) for field in dataclasses.fields(record)]
 
 
-def record_files(ledger: Ledger) -> list[Path]:
+def record_files(ledger: Ledger) -> list[Location]:
     """Return the files of all records, oldest first."""
     return sorted((ledger.root / _FOLDER).glob("*-*.json"))
 
 
-def read_record(file: Path) -> ExportRecord:
+def read_record(file: Location) -> ExportRecord:
     """Read a record.
 
     Raises:
@@ -164,7 +169,7 @@ def recorded_exports(ledger: Ledger) -> list[ExportRecord]:
     return [read_record(file) for file in record_files(ledger)]
 
 
-def recorded_at(ledger: Ledger, root: Path) -> ExportRecord | None:
+def recorded_at(ledger: Ledger, root: Location) -> ExportRecord | None:
     """Return the last export that was written to a folder, or None."""
     place = place_of(ledger, root)
     found = [record for record in recorded_exports(ledger) if record.place == place]
@@ -209,7 +214,7 @@ def export_statuses(ledger: Ledger) -> list[ExportStatus]:
     return [*unrecorded, *found.values()]
 
 
-def _unrecorded(folder: Path) -> ExportStatus:
+def _unrecorded(folder: Location) -> ExportStatus:
     try:
         held = load_manifest(folder)
         return ExportStatus(str(folder), "", int(held["rows"]), str(held["digest"]), "", "")

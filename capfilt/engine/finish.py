@@ -2,7 +2,7 @@
 
 import functools
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import PurePath
 from typing import Any, Final
 
 from capfilt import __version__
@@ -28,6 +28,7 @@ from capfilt.report.failures import why_nothing
 from capfilt.report.funnel import Funnel, count_funnel
 from capfilt.report.page import write_page
 from capfilt.stages.policies.presets import itm_threshold
+from capfilt.store.location import Location, is_address
 from capfilt.wording import counted
 
 EXPORT_PREFIX: Final = "export-"
@@ -75,7 +76,7 @@ def finish(
     reader: RunReader,
     recipe: Round,
     manifest: SourceManifest,
-    to: Path | None,
+    to: Location | None,
     progress: Progress,
     say: Say,
     of: str = "",
@@ -125,7 +126,9 @@ def finish(
     return Finished(str(root), str(page), written.rows, written.digest, funnel, outcome)
 
 
-def check_place(plan: Plan, recipe: Round, ledger: Ledger, to: Path | None, replace: bool) -> None:
+def check_place(
+    plan: Plan, recipe: Round, ledger: Ledger, to: Location | None, replace: bool
+) -> None:
     """Refuse a folder that `finish` would refuse, before any work.
 
     Raises:
@@ -139,7 +142,7 @@ def check_place(plan: Plan, recipe: Round, ledger: Ledger, to: Path | None, repl
     check_writable(root)
 
 
-def _expected(ledger: Ledger, root: Path, name: str) -> str:
+def _expected(ledger: Ledger, root: Location, name: str) -> str:
     """Return which export the run knows to lie in a folder; "" for none."""
     if place_of(ledger, root) == name:
         return name.removeprefix(EXPORT_PREFIX)
@@ -147,7 +150,7 @@ def _expected(ledger: Ledger, root: Path, name: str) -> str:
     return last.export if last else ""
 
 
-def _place(to: Path | None, ledger: Ledger, name: str) -> Path:
+def _place(to: Location | None, ledger: Ledger, name: str) -> Location:
     """Return the folder of an export.
 
     Raises:
@@ -162,7 +165,8 @@ def _place(to: Path | None, ledger: Ledger, name: str) -> Path:
 
 
 def _provenance(plan: Plan, recipe: Round, manifest: SourceManifest, funnel: Funnel) -> Provenance:
-    name = Path(manifest.described.partition(":")[0]).name
+    end = ": " if is_address(manifest.described) else ":"
+    name = PurePath(manifest.described.partition(end)[0]).name
     return Provenance(
         capfilt=__version__,
         source=f"{counted(manifest.rows, 'row')}, {name}",

@@ -1,9 +1,7 @@
 """What a run folder holds that its latest rounds do not need."""
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -15,13 +13,16 @@ from capfilt.ledger import source
 from capfilt.ledger.ledger import SUFFIX, Ledger
 from capfilt.ledger.publish import DAMAGED_DIR
 from capfilt.stages.download import Download
+from capfilt.store.location import Location
+from capfilt.store.reading import size_below
+from capfilt.store.stores import store_of
 
 
 @dataclass(frozen=True, slots=True)
 class Garbage:
     """A file or folder that may go: its size in bytes, and why nothing needs it."""
 
-    path: Path
+    path: Location
     size: int
     why: str
 
@@ -52,7 +53,7 @@ def find_garbage(
     for folder in sorted(ledger.root.glob("export-*")):
         if folder.name not in exports:
             found.append(_garbage(folder, "no kept round exports it"))
-    if (damaged := ledger.root / DAMAGED_DIR).exists():
+    if (damaged := ledger.root / DAMAGED_DIR).is_dir():
         found.append(_garbage(damaged, "damaged files that were moved away"))
     return found
 
@@ -112,13 +113,9 @@ def _is_download(stage_id: str) -> bool:
 def remove(garbage: Sequence[Garbage]) -> int:
     """Remove the listed files and folders; returns the bytes that came free."""
     for item in garbage:
-        if item.path.is_dir():
-            shutil.rmtree(item.path)
-        else:
-            item.path.unlink(missing_ok=True)
+        store_of(item.path.parent).remove(item.path)
     return sum(item.size for item in garbage)
 
 
-def _garbage(path: Path, why: str) -> Garbage:
-    files = [path] if path.is_file() else [f for f in path.rglob("*") if f.is_file()]
-    return Garbage(path, sum(file.stat().st_size for file in files), why)
+def _garbage(path: Location, why: str) -> Garbage:
+    return Garbage(path, size_below(path), why)

@@ -6,7 +6,6 @@ So `status`, `retry`, `export`, `verify` and `gc` need nothing but the folder.
 import contextlib
 import dataclasses
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 from capfilt.engine.attempts import with_attempts
@@ -21,6 +20,7 @@ from capfilt.models.recipe import ModelRef
 from capfilt.plain import from_plain, to_plain
 from capfilt.recipe.round import Round
 from capfilt.stages.contamination.stage import Contamination
+from capfilt.store.location import Location
 
 _ROUNDS: Final = "rounds"
 
@@ -135,7 +135,7 @@ def _last_round(ledger: Ledger) -> RecordedRound | None:
     return None
 
 
-def round_files(ledger: Ledger) -> list[Path]:
+def round_files(ledger: Ledger) -> list[Location]:
     """Return the files of the rounds of a run folder, oldest first."""
     return sorted((ledger.root / _ROUNDS).glob("*.json"))
 
@@ -159,7 +159,7 @@ def latest_round(ledger: Ledger) -> tuple[RecordedRound, SourceManifest]:
     return recorded[-1], load_manifest(ledger, recorded[-1].manifest_id)
 
 
-def load_record(file: Path) -> RecordedRound:
+def load_record(file: Location) -> RecordedRound:
     """Read a record.
 
     Raises:

@@ -3,7 +3,6 @@
 import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Literal
 
 import pyarrow as pa
@@ -23,6 +22,7 @@ from capfilt.ledger.publish import Publisher
 from capfilt.ledger.source import manifest_files, read_manifest
 from capfilt.progress import Advance, Progress, unheard
 from capfilt.report.page import is_whole
+from capfilt.store.location import Location, is_absolute, is_there, location
 
 Kind = Literal["damaged", "missing", "foreign", "unfinished"]
 
@@ -180,7 +180,7 @@ def damaged_exports(ledger: Ledger) -> list[Problem]:
     return _unreadable(record_files(ledger), read_record)
 
 
-def _unreadable(files: Sequence[Path], read: Callable[[Path], object]) -> list[Problem]:
+def _unreadable(files: Sequence[Location], read: Callable[[Location], object]) -> list[Problem]:
     problems: list[Problem] = []
     for file in files:
         try:
@@ -229,7 +229,7 @@ def _verify_exports(ledger: Ledger, records: Sequence[ExportRecord]) -> list[Pro
     """Check the exports in the run folder; those elsewhere are checked by their own place."""
     last = {record.place: record for record in records}
     folders = {path.name for path in ledger.root.glob("export-*")}
-    folders |= {place for place in last if not Path(place).is_absolute()}
+    folders |= {place for place in last if not is_absolute(place)}
     problems: list[Problem] = []
     for place in sorted(folders):
         folder = ledger.root / place
@@ -250,7 +250,7 @@ def set_aside(publisher: Publisher, problems: Sequence[Problem]) -> list[tuple[s
     """Move what is damaged or foreign below `damaged`; returns (from, to). Nothing is deleted."""
     moved: list[tuple[str, str]] = []
     for problem in problems:
-        path = Path(problem.path)
-        if problem.kind in {"damaged", "foreign"} and (path.exists() or path.is_symlink()):
+        path = location(problem.path)
+        if problem.kind in {"damaged", "foreign"} and (is_there(path) or path.is_dir()):
             moved.append((str(path), str(publisher.set_aside(path))))
     return moved

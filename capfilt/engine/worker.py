@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -36,6 +35,8 @@ from capfilt.ledger.tally import ORIGIN, Tally, tally
 from capfilt.progress import Advance
 from capfilt.stage import Transform
 from capfilt.stages.decoding import threads_for
+from capfilt.store.location import location
+from capfilt.store.stores import store_of
 
 # The columns that each stage adds, in slices, and the seconds that it took.
 _Outputs = tuple[dict[str, list[pa.RecordBatch]], dict[str, float]]
@@ -103,13 +104,13 @@ class PassJob:
 
     @property
     def _attempts(self) -> Attempts:
-        return Attempts(Path(self.root))
+        return Attempts(store_of(location(self.root)).notes())
 
     def _work(self, shard: str) -> str:
         return f"{self.stages[0].id}~{shard}"
 
     def _reader(self) -> RunReader:
-        return RunReader(Ledger(Path(self.root)), self.plan)
+        return RunReader(Ledger(location(self.root)), self.plan)
 
     def _stages_on(self, worker: int) -> tuple[PlannedStage, ...]:
         device = self.devices[worker % len(self.devices)]

@@ -1,6 +1,5 @@
 """Taking a folder for an export: what it may hold before, and how another export is replaced."""
 
-from pathlib import Path
 from typing import Any
 
 from capfilt.errors import DamageError, InputError
@@ -18,9 +17,10 @@ from capfilt.export.place import (
 from capfilt.export.verify import verify_export
 from capfilt.ledger.publish import TMP_DIR, Publisher, explained
 from capfilt.ledger.sealed import sealed, unsealed
+from capfilt.store.location import Location
 
 
-def check_claim(root: Path, wanted: str, replace: bool, expected: str = "") -> str | None:
+def check_claim(root: Location, wanted: str, replace: bool, expected: str = "") -> str | None:
     """Refuse a folder that `claim` would refuse, without writing; returns which export it holds.
 
     None: it is empty. `expected` is the export that the run knows to lie there, "" where it knows
@@ -59,23 +59,23 @@ def claim(publisher: Publisher, wanted: str, replace: bool, expected: str = "") 
         _replace(publisher, wanted)
 
 
-def _is_cut_off(root: Path) -> bool:
+def _is_cut_off(root: Location) -> bool:
     """Say whether somebody's --replace was cut off there."""
     return (root / CLEARING).exists() and not (root / MANIFEST).exists()
 
 
-def _told(root: Path) -> str:
+def _told(root: Location) -> str:
     if not (root / MANIFEST).exists():
         return ", unfinished"
     held = load_manifest(root)
     return f" ({held['rows']} rows, digest {str(held['digest'])[:12]})"
 
 
-def _is_sound(root: Path) -> bool:
+def _is_sound(root: Location) -> bool:
     return not (root / MANIFEST).exists() or not verify_export(root)
 
 
-def _held_or_damaged(root: Path, expected: str, replace: bool) -> str | None:
+def _held_or_damaged(root: Location, expected: str, replace: bool) -> str | None:
     try:
         return _held(root, expected)
     except DamageError:
@@ -84,7 +84,7 @@ def _held_or_damaged(root: Path, expected: str, replace: bool) -> str | None:
         return ""
 
 
-def _held(root: Path, expected: str) -> str | None:
+def _held(root: Location, expected: str) -> str | None:
     """Return which export lies in a folder, whole or in part; None: the folder is empty."""
     if (root / MANIFEST).exists():
         return export_id(root, _manifest_of(root, expected))
@@ -106,7 +106,7 @@ def _held(root: Path, expected: str) -> str | None:
     return expected if strangers else None
 
 
-def _manifest_of(root: Path, expected: str) -> dict[str, Any]:  # JSON
+def _manifest_of(root: Location, expected: str) -> dict[str, Any]:  # JSON
     try:
         manifest = load_manifest(root)
         if not {"files", "rows", "digest"} <= set(manifest):
@@ -138,7 +138,7 @@ def _replace(publisher: Publisher, wanted: str) -> None:
         (root / CLEARING).unlink(missing_ok=True)
 
 
-def _check_strangers(root: Path) -> None:
+def _check_strangers(root: Location) -> None:
     strangers = [name for name in files_of(root) if not is_ours(name)]
     if strangers:
         raise InputError(

@@ -7,10 +7,8 @@ compared with what was written before anything is said of it.
 
 import hashlib
 import io
-import os
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import BinaryIO, cast
 
 from capfilt.errors import DamageError
@@ -45,6 +43,7 @@ from capfilt.ledger.sealed import sealed
 from capfilt.process.rotation import from_own_place
 from capfilt.progress import Advance, unheard
 from capfilt.stage import ColumnReader
+from capfilt.store.location import Location, is_there
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,7 +198,7 @@ class _Parts:
             DamageError: it is not what was written.
         """
         root = self.publisher.root
-        if os.path.lexists(root / path) and not (root / path).is_file():
+        if is_there(root / path) and not (root / path).is_file():
             raise DamageError(f"{root / path} is a link to nothing or no file; {anew_advice(root)}")
         written = not (root / path).exists() and self.publisher.publish(
             path, self._noted(path, write)
@@ -223,7 +222,7 @@ class _Parts:
             DamageError: another lies there.
         """
         root = self.publisher.root
-        if not os.path.lexists(root / path) and self.publisher.publish_bytes(path, content):
+        if not is_there(root / path) and self.publisher.publish_bytes(path, content):
             return
         if not (root / path).is_file() or (root / path).read_bytes() != content:
             raise DamageError(f"{root / path} is damaged; {anew_advice(root)}")
@@ -262,7 +261,7 @@ def _content(content: bytes) -> Callable[[BinaryIO], None]:
     return write
 
 
-def _lacks_pictures(root: Path, sums: str) -> bool:
+def _lacks_pictures(root: Location, sums: str) -> bool:
     """Say whether pictures of a list are missing.
 
     Raises:
@@ -270,14 +269,14 @@ def _lacks_pictures(root: Path, sums: str) -> bool:
     """
     missing = False
     for sha256, path in listed_pictures(root, sums):
-        if not os.path.lexists(root / path):
+        if not is_there(root / path):
             missing = True
         elif not (root / path).is_file() or _entry(root, path, 0).sha256 != sha256:
             raise DamageError(f"{root / path} is damaged; {anew_advice(root)}")
     return missing
 
 
-def _check_nothing_else(root: Path, manifest: Manifest) -> None:
+def _check_nothing_else(root: Location, manifest: Manifest) -> None:
     """Raise DamageError where the data's folder has files that every reader would take for data."""
     listed = {entry.path for entry in manifest.files}
     others = [n for n in files_of(root) if n.startswith(f"{DATA}/") and not THEIRS.fullmatch(n)]
@@ -285,7 +284,7 @@ def _check_nothing_else(root: Path, manifest: Manifest) -> None:
         raise DamageError(f"{root / name} is no file of this export; {anew_advice(root)}")
 
 
-def _check_same(root: Path, manifest: Manifest) -> None:
+def _check_same(root: Location, manifest: Manifest) -> None:
     """Raise DamageError where the manifest that lies in a folder says other than its files do."""
     held = load_manifest(root)
     files = [asdict(entry) for entry in manifest.files]
@@ -325,7 +324,7 @@ def _picture_writer(rows: Rows, plan: FilePlan, parts: _Parts) -> Callable[[Bina
     return write
 
 
-def _entry(root: Path, path: str, rows: int) -> FileEntry:
+def _entry(root: Location, path: str, rows: int) -> FileEntry:
     try:
         with (root / path).open("rb") as stream:
             digest = hashlib.file_digest(stream, "sha256").hexdigest()

@@ -8,12 +8,14 @@ names begin with `.unfinished-`: which export is written, and the SHA-256 of eve
 import contextlib
 import re
 import shlex
-from pathlib import Path
+from pathlib import PurePath
 from typing import Any, Final
 
 from capfilt.errors import DamageError
 from capfilt.ledger.publish import DAMAGED_DIR, TMP_DIR, Publisher
 from capfilt.ledger.sealed import unsealed
+from capfilt.store.location import Location
+from capfilt.store.reading import names_below
 
 MANIFEST: Final = "manifest.json"
 CARD: Final = "README.md"
@@ -52,7 +54,7 @@ def picture_path(key: str, extension: str) -> str:
     return f"{IMAGES}/{key[:3]}/{key}.{extension}"
 
 
-def load_manifest(folder: Path) -> dict[str, Any]:  # JSON
+def load_manifest(folder: Location) -> dict[str, Any]:  # JSON
     """Read an export's manifest.
 
     Raises:
@@ -68,36 +70,36 @@ def load_manifest(folder: Path) -> dict[str, Any]:  # JSON
         ) from error
 
 
-def export_id(folder: Path, manifest: dict[str, Any]) -> str:  # JSON
+def export_id(folder: Location, manifest: dict[str, Any]) -> str:  # JSON
     """Return which export a manifest is of; older ones of a run folder say it by their place."""
     return str(manifest.get("export") or folder.name.removeprefix("export-"))
 
 
-def listed_pictures(root: Path, sums: str) -> list[tuple[str, str]]:
+def listed_pictures(root: Location, sums: str) -> list[tuple[str, str]]:
     """Return (SHA-256, path) of the pictures that a list of them has.
 
     Raises:
         DamageError: it is no such list.
     """
-    lines = (root / sums).read_text(encoding="ascii", errors="replace").splitlines()
+    lines = (root / sums).read_bytes().decode("ascii", errors="replace").splitlines()
     found = [tuple(line.split("  ", 1)) for line in lines]
     if any(len(each) != 2 or not PICTURE.fullmatch(each[1]) for each in found):
         raise DamageError(f"{root / sums} is no list of pictures; {anew_advice(root)}")
     return [(sha256, path) for sha256, path in found]
 
 
-def is_begun(folder: Path) -> bool:
+def is_begun(folder: Location) -> bool:
     """Say whether an export was begun in a folder, and is not finished."""
     begun = any((folder / name).exists() for name in (PLAN, CLEARING))
     return begun and not (folder / MANIFEST).exists()
 
 
-def is_export(folder: Path) -> bool:
+def is_export(folder: Location) -> bool:
     """Say whether a folder holds an export, whole or in part."""
     return is_begun(folder) or any(map(is_ours, files_of(folder)))
 
 
-def anew_advice(root: Path) -> str:
+def anew_advice(root: Location) -> str:
     """Say what to do about a damaged export; one in a run folder is checked with its run."""
     checked = root.parent if (root.parent / "stages").is_dir() else root
     return (
@@ -106,14 +108,13 @@ def anew_advice(root: Path) -> str:
     )
 
 
-def files_of(root: Path) -> list[str]:
+def files_of(root: Location) -> list[str]:
     """Return the files of an export's folder, relative to it, without what capfilt has there."""
-    found = (path.relative_to(root) for path in root.rglob("*") if not path.is_dir())
-    return sorted(path.as_posix() for path in found if not _is_scratch(path))
+    return sorted(name for name in names_below(root) if not _is_scratch(name))
 
 
-def _is_scratch(path: Path) -> bool:
-    first = path.parts[0]
+def _is_scratch(name: str) -> bool:
+    first = name.partition("/")[0]
     return first in {TMP_DIR, DAMAGED_DIR} or first.startswith(UNFINISHED)
 
 
@@ -122,16 +123,16 @@ def note(publisher: Publisher, path: str, sha256: str) -> None:
     publisher.publish_bytes(_note_name(path, sha256), b"")
 
 
-def is_noted(root: Path, path: str, sha256: str) -> bool:
+def is_noted(root: Location, path: str, sha256: str) -> bool:
     """Say whether an unfinished export wrote `path` with that SHA-256."""
     return (root / _note_name(path, sha256)).exists()
 
 
 def _note_name(path: str, sha256: str) -> str:
-    return f"{UNFINISHED}{sha256}-{Path(path).name}"
+    return f"{UNFINISHED}{sha256}-{PurePath(path).name}"
 
 
-def tidy(root: Path) -> None:
+def tidy(root: Location) -> None:
     """Remove the notes of an export that is whole now."""
     with contextlib.suppress(OSError):  # they do no harm; another process may remove them too
         for path in root.glob(f"{UNFINISHED}*"):

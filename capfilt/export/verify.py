@@ -1,10 +1,8 @@
 """Reading an export again: which files are torn, altered, missing or foreign."""
 
 import hashlib
-import os
 from collections.abc import Collection
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import pyarrow as pa
@@ -27,6 +25,8 @@ from capfilt.export.place import (
     load_manifest,
 )
 from capfilt.ledger.ledger import UNREADABLE
+from capfilt.store.location import Location, is_there
+from capfilt.store.reading import arrow_file
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class ExportProblem:
 
 
 def verify_export(
-    folder: Path, recorded: Collection[FileEntry] = (), own: bool = False
+    folder: Location, recorded: Collection[FileEntry] = (), own: bool = False
 ) -> list[ExportProblem]:
     """Compare every file of an export with its manifest, and that with what the run recorded.
 
@@ -86,7 +86,7 @@ def _check_manifest(
 
 
 def _without_manifest(
-    folder: Path, recorded: Collection[FileEntry], own: bool
+    folder: Location, recorded: Collection[FileEntry], own: bool
 ) -> list[ExportProblem]:
     """Tell of an export that is not finished, or whose manifest is gone."""
     detail = "it has no manifest; the command that wrote the export finishes it"
@@ -103,13 +103,16 @@ def _without_manifest(
     return problems
 
 
-def _check(folder: Path, entry: FileEntry) -> list[ExportProblem]:
+def _check(folder: Location, entry: FileEntry) -> list[ExportProblem]:
     problems = _check_sum(folder, entry.path, entry.sha256)
     file = folder / entry.path
     if problems or not is_data(entry.path) or file.suffix != f".{Parquet.suffix}":
         return problems
     try:
-        with pq.ParquetFile(file, page_checksum_verification=True) as parquet:
+        with (
+            arrow_file(file) as opened,
+            pq.ParquetFile(opened, page_checksum_verification=True) as parquet,
+        ):
             rows, found = parquet.metadata.num_rows, parquet.schema_arrow.remove_metadata()
     except UNREADABLE as error:
         return [ExportProblem("damaged", str(file), f"no readable Parquet: {error}")]
@@ -120,10 +123,10 @@ def _check(folder: Path, entry: FileEntry) -> list[ExportProblem]:
     return []
 
 
-def _check_sum(folder: Path, path: str, sha256: str) -> list[ExportProblem]:
+def _check_sum(folder: Location, path: str, sha256: str) -> list[ExportProblem]:
     """Return what is wrong with a file that should have this SHA-256."""
     file = folder / path
-    if not os.path.lexists(file):
+    if not is_there(file):
         return [ExportProblem("missing", str(file), "the manifest lists it")]
     if not file.is_file():
         return [ExportProblem("damaged", str(file), "a link to nothing, or no file at all")]

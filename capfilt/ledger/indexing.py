@@ -9,7 +9,6 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -25,6 +24,7 @@ from capfilt.ledger.naming import DIGEST, NamedRows, Texts, index_rows, name_row
 from capfilt.ledger.publish import Publisher
 from capfilt.ledger.records import Bytes, Records, publish_records, read_records
 from capfilt.ledger.repeats import Repeats
+from capfilt.store.location import Location
 
 FOLDER: Final = "cuts/pieces"
 _VERSION: Final = 1  # raised when the same rows come to other digests
@@ -34,14 +34,14 @@ NAMES_WIDTH: Final = DIGEST + PREFIX
 
 
 @dataclass(frozen=True, slots=True)
-class Store:
+class PieceFiles:
     """Where what is kept of pieces lies: a run folder, or one that is thrown away.
 
     `known` is a run folder that is read and not written.
     """
 
-    root: Path
-    known: Path | None = None
+    root: Location
+    known: Location | None = None
 
     def has(self, name: str, width: int) -> bool:
         """Say whether a file of records of this width is there and whole.
@@ -71,10 +71,10 @@ class Store:
         """Publish records, and what is said of them (JSON) when the last has passed."""
         publish_records(Publisher(self.root), f"{FOLDER}/{name}", blocks, lambda: said)
 
-    def _own(self, name: str) -> Path:
+    def _own(self, name: str) -> Location:
         return self.root / FOLDER / name
 
-    def _file(self, name: str) -> Path:
+    def _file(self, name: str) -> Location:
         own = self._own(name)
         return own if self.known is None or own.exists() else self.known / FOLDER / name
 
@@ -84,16 +84,16 @@ def index_name(piece: Piece) -> str:
     return f"{fingerprint((_VERSION, piece.identity))}.index"
 
 
-def read_index(store: Store, piece: Piece) -> Records:
+def read_index(files: PieceFiles, piece: Piece) -> Records:
     """Return the index of a piece: (rows, 33); see `naming.index_rows`.
 
     Raises:
         DamageError: it is missing or not as it was written.
     """
-    return store.read(index_name(piece), INDEX_WIDTH)
+    return files.read(index_name(piece), INDEX_WIDTH)
 
 
-def index_piece(store: Store, piece: Piece) -> None:
+def index_piece(files: PieceFiles, piece: Piece) -> None:
     """Read a piece and keep its index."""
     said: dict[str, str | None] = {"first": None, "last": None}
 
@@ -105,7 +105,7 @@ def index_piece(store: Store, piece: Piece) -> None:
             said["first"], said["last"] = said["first"] or ends[0], ends[1]
             yield index_rows(block)
 
-    store.publish(index_name(piece), blocks(), said)
+    files.publish(index_name(piece), blocks(), said)
 
 
 def _image_digest(row: pa.RecordBatch) -> str:
@@ -138,7 +138,7 @@ class Unit:
         return f"{fingerprint((_VERSION, identities, repeated.hexdigest()))}.names"
 
 
-def named_blocks(store: Store, unit: Unit) -> Iterator[tuple[pa.RecordBatch, NamedRows]]:
+def named_blocks(files: PieceFiles, unit: Unit) -> Iterator[tuple[pa.RecordBatch, NamedRows]]:
     """Yield the rows of a unit, as the input has them and named.
 
     Raises:
@@ -146,7 +146,7 @@ def named_blocks(store: Store, unit: Unit) -> Iterator[tuple[pa.RecordBatch, Nam
     """
     texts = Texts()
     for place, piece in zip(unit.places, unit.pieces, strict=True):
-        index = read_index(store, piece).values
+        index = read_index(files, piece).values
         again, _ = unit.addresses.of(place)
         named, counts = unit.names.of(place)
         start = 0
@@ -166,26 +166,26 @@ def named_blocks(store: Store, unit: Unit) -> Iterator[tuple[pa.RecordBatch, Nam
             )
 
 
-def name_unit(store: Store, unit: Unit, name: str) -> None:
+def name_unit(files: PieceFiles, unit: Unit, name: str) -> None:
     """Read a unit and keep the names of its rows."""
     said = dict.fromkeys(("duplicate_urls", "invalid_urls", "empty_captions"), 0)
 
     def blocks() -> Iterator[Bytes]:
-        for _, named in named_blocks(store, unit):
+        for _, named in named_blocks(files, unit):
             for kind, count in _counts(named.rows).items():
                 said[kind] += count
             yield np.hstack([named.digests(), named.keys[:, :PREFIX]])
 
-    store.publish(name, blocks(), said)
+    files.publish(name, blocks(), said)
 
 
-def read_names(store: Store, name: str) -> Records:
+def read_names(files: PieceFiles, name: str) -> Records:
     """Return the names of a unit: (rows, 20), digest and first bytes of the key of each.
 
     Raises:
         DamageError: they are missing or not as they were written.
     """
-    return store.read(name, NAMES_WIDTH)
+    return files.read(name, NAMES_WIDTH)
 
 
 def _counts(rows: pa.RecordBatch) -> Counter[str]:

@@ -20,7 +20,6 @@ import shlex
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import BinaryIO, Final
 
 import pyarrow as pa
@@ -29,6 +28,8 @@ import pyarrow.parquet as pq
 from capfilt import __version__
 from capfilt.errors import DamageError, StorageError
 from capfilt.ledger.publish import Publisher
+from capfilt.store.location import Location
+from capfilt.store.reading import arrow_file, names_in
 
 SUFFIX: Final = ".parquet"
 _RECEIPT_KEY: Final = b"capfilt.receipt"
@@ -72,18 +73,18 @@ class Receipt:
 class Ledger:
     """Reads and writes the stage folders `root/stages/<name>-<id>/<shard>.parquet`."""
 
-    root: Path
+    root: Location
 
     @property
     def publisher(self) -> Publisher:
         """The file creator of this run folder."""
         return Publisher(self.root)
 
-    def folder(self, stage: str) -> Path:
+    def folder(self, stage: str) -> Location:
         """Return where the files of a stage lie; `stage` is `<name>-<id>`."""
         return self.root / "stages" / stage
 
-    def path(self, stage: str, shard: str) -> Path:
+    def path(self, stage: str, shard: str) -> Location:
         """Return where the file of (stage, shard) lies, or would."""
         return self.folder(stage) / f"{shard}{SUFFIX}"
 
@@ -158,7 +159,7 @@ class Ledger:
         self.read_receipted(stage, shard, None, schema)
         return receipt
 
-    def sweep(self) -> list[Path]:
+    def sweep(self) -> list[Location]:
         """Return what dead processes left unfinished; nobody will ever finish it."""
         return self.publisher.leftovers()
 
@@ -171,13 +172,14 @@ class Ledger:
         """Open a shard's file, its footer and receipt checked; whatever Arrow raises is damage."""
         path = self.path(stage, shard)
         try:
-            sealed = _check_footer(path)
-            with pq.ParquetFile(path, page_checksum_verification=True) as file:
-                receipt = _receipt_of(file)
-                _check_receipt(receipt, stage, shard, file.metadata.num_rows)
-                if not sealed:
-                    _check_unsealed(path, receipt)
-                yield file, receipt
+            with arrow_file(path) as opened:
+                sealed = _check_footer(opened)
+                with pq.ParquetFile(opened, page_checksum_verification=True) as file:
+                    receipt = _receipt_of(file)
+                    _check_receipt(receipt, stage, shard, file.metadata.num_rows)
+                    if not sealed:
+                        _check_unsealed(path, receipt)
+                    yield file, receipt
         except FileNotFoundError as error:
             raise DamageError(
                 f"{path} is missing; `capfilt run` with its input makes it again"
@@ -202,7 +204,7 @@ class Ledger:
             raise self.damage(stage, shard, f"has other columns than the stage adds: {found.names}")
 
 
-def repair_advice(root: Path) -> str:
+def repair_advice(root: Location) -> str:
     """Say what to do about a damaged file of a run folder."""
     return (
         f"`capfilt verify {shlex.quote(str(root))} --repair` moves it away, and "
@@ -299,13 +301,13 @@ def _seal_of(footer: bytes) -> tuple[int, int] | None:
     return None if found is None else found.span(1)
 
 
-def _check_footer(path: Path) -> bool:
+def _check_footer(file: pa.NativeFile) -> bool:
     """Compare a footer with its digest. Returns whether it has one.
 
     Raises:
         ValueError: it is not the footer that was written, or no Parquet's.
     """
-    footer = _footer_of(path)
+    footer = _footer_of(file)
     place = _seal_of(footer)
     if place is None:
         return False
@@ -316,17 +318,16 @@ def _check_footer(path: Path) -> bool:
     return True
 
 
-def _footer_of(path: Path) -> bytes:
+def _footer_of(file: pa.NativeFile) -> bytes:
     """Return all bytes of a Parquet file after its data."""
-    with path.open("rb") as stream:
-        size = stream.seek(0, os.SEEK_END)
-        stream.seek(max(0, size - _FOOTER_TAIL))
-        tail = stream.read()
-        start = size - _FOOTER_TAIL - int.from_bytes(tail[:4], "little")
-        if tail[4:] != _MAGIC or start < len(_MAGIC):
-            raise ValueError(f"it is torn or foreign: {size} bytes without a whole footer")
-        stream.seek(start)
-        return stream.read()
+    size = file.size()
+    file.seek(max(0, size - _FOOTER_TAIL))
+    tail = file.read()
+    start = size - _FOOTER_TAIL - int.from_bytes(tail[:4], "little")
+    if tail[4:] != _MAGIC or start < len(_MAGIC):
+        raise ValueError(f"it is torn or foreign: {size} bytes without a whole footer")
+    file.seek(start)
+    return bytes(file.read())
 
 
 def _receipt_of(file: pq.ParquetFile) -> Receipt:
@@ -346,7 +347,7 @@ def _check_receipt(receipt: Receipt, stage: str, shard: str, rows: int) -> None:
         raise ValueError(f"it has {rows} rows, its receipt says {receipt.rows}")
 
 
-def _check_unsealed(path: Path, receipt: Receipt) -> None:
+def _check_unsealed(path: Location, receipt: Receipt) -> None:
     """Check a file of an older version, whose pages have no checksums: whole, at every read."""
     if receipt.footer_sha256:
         raise ValueError("the digest of its footer is altered")
@@ -364,7 +365,7 @@ def in_a_line(error: BaseException) -> str:
     return " ".join(str(error).split())[:300]
 
 
-def _sha256_of_data(path: Path) -> tuple[int, str]:
+def _sha256_of_data(path: Location) -> tuple[int, str]:
     with path.open("rb") as stream:
         stream.seek(-_FOOTER_TAIL, os.SEEK_END)
         data_bytes = stream.tell() - int.from_bytes(stream.read(4), "little")
@@ -377,10 +378,6 @@ def _sha256_of_data(path: Path) -> tuple[int, str]:
     return data_bytes, digest.hexdigest()
 
 
-def _names(folder: Path, suffix: str) -> list[str]:
-    try:
-        with os.scandir(folder) as entries:
-            names = [entry.name for entry in entries]
-    except FileNotFoundError:
-        return []
+def _names(folder: Location, suffix: str) -> list[str]:
+    names = names_in(folder)
     return sorted(name.removesuffix(suffix) for name in names if name.endswith(suffix))

@@ -5,16 +5,16 @@ alone: their places, sizes and times of change, and the options by which they ar
 """
 
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Final
 
 from capfilt.errors import DamageError
 from capfilt.fingerprint import fingerprint
 from capfilt.inputs import Input, Piece, Remembered
-from capfilt.ledger.indexing import Store, read_index
+from capfilt.ledger.indexing import PieceFiles, read_index
 from capfilt.ledger.ledger import Ledger
 from capfilt.ledger.sealed import sealed, unsealed
 from capfilt.plain import from_plain
+from capfilt.store.location import Location
 
 _FOLDER: Final = "cuts"
 _VERSION: Final = 1  # raised when the same files come to other rows
@@ -65,17 +65,17 @@ class Memory:
     def rows_of(self, piece: Piece) -> int | None:
         """Return how many rows a piece has that was read before, or None."""
         try:
-            return len(read_index(Store(self._ledger.root), piece))
+            return len(read_index(PieceFiles(self._ledger.root), piece))
         except DamageError:
             return None
 
 
-def cut_files(ledger: Ledger) -> list[Path]:
+def cut_files(ledger: Ledger) -> list[Location]:
     """Return the files that say what inputs were cut into, sorted."""
     return sorted((ledger.root / _FOLDER).glob("*.json"))
 
 
-def read_cut(file: Path) -> Cut:
+def read_cut(file: Location) -> Cut:
     """Read such a file.
 
     Raises:
@@ -90,5 +90,5 @@ def read_cut(file: Path) -> Cut:
         ) from error
 
 
-def _file(ledger: Ledger, identity: str, shard_rows: int) -> Path:
+def _file(ledger: Ledger, identity: str, shard_rows: int) -> Location:
     return ledger.root / _FOLDER / f"{fingerprint((_VERSION, identity, shard_rows))}.json"

@@ -1,33 +1,34 @@
 """The one place that creates files: atomically, durably, and never twice.
 
-A file is written under a private name, flushed to the disk, and then given its public name by a
-hard link, which fails where the name is taken. So a reader sees a whole file or none, the first
-writer wins, and nothing published ever changes (renaming over a file would let a slow worker
-replace a shard that others have already built upon).
+A reader sees a whole file or none, the first writer wins, and nothing published ever changes
+(replacing a file would let a slow worker change a shard that others have already built upon). How a
+store does that is its own: hard links on a local disk, a conditional PUT in a bucket.
 """
 
-import contextlib
-import errno
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import BinaryIO
 
-from capfilt.errors import StorageError
-from capfilt.process import lease
+from capfilt.store.local import explained
+from capfilt.store.location import Location
+from capfilt.store.names import DAMAGED_DIR, TMP_DIR
+from capfilt.store.stores import Store, store_of
 
-TMP_DIR: Final = ".tmp"
-DAMAGED_DIR: Final = "damaged"
-_FULL: Final = {errno.ENOSPC, errno.EDQUOT}
-_NO_LINKS: Final = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
+__all__ = ["DAMAGED_DIR", "TMP_DIR", "Publisher", "check_writable", "explained"]
 
 
 @dataclass(frozen=True, slots=True)
 class Publisher:
-    """Creates files below `root`. Unfinished ones lie in `root/.tmp` until they are published."""
+    """Creates files below `root`."""
 
-    root: Path
+    root: Location
+
+    @property
+    def store(self) -> Store:
+        """What creates them."""
+        return store_of(self.root)
 
     def publish(self, relative: str, write: Callable[[BinaryIO], None]) -> bool:
         """Create `root/relative` with what `write` puts into the stream it is given.
@@ -35,22 +36,10 @@ class Publisher:
         Returns False, and leaves the existing file alone, where the name was taken.
 
         Raises:
-            StorageError: disk full, read-only folder, or a file system without hard links.
+            StorageError: disk full, read-only folder, a file system without hard links, or a
+                bucket that does not answer.
         """
-        target = self.root / relative
-        with explained(target), self._scratch_file() as scratch:
-            with scratch.open("xb") as stream:
-                write(stream)
-                stream.flush()
-                os.fsync(stream.fileno())
-            target.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                os.link(scratch, target)
-            except FileExistsError:
-                _check_file(target)
-                return False
-            _sync_folder(target.parent)
-        return True
+        return self.store.put_new(relative, write)
 
     def publish_bytes(self, relative: str, content: bytes) -> bool:
         """Create `root/relative` with `content`; see `publish`."""
@@ -60,123 +49,42 @@ class Publisher:
 
         return self.publish(relative, write)
 
-    def set_aside(self, path: Path) -> Path:
-        """Move a file or folder below `root` to `root/damaged`; returns where it lies now.
-
-        Its place there is its place below `root` and a number, so nothing is ever overwritten, and
-        no reader takes it for what it was.
-        """
-        base = self.root / DAMAGED_DIR / path.relative_to(self.root)
-        with explained(base):
-            base.parent.mkdir(parents=True, exist_ok=True)
-            number = 1
-            while (target := base.with_name(f"{base.name}.{number}")).exists():
-                number += 1
-            path.rename(target)
-            _sync_folder(path.parent)
-        return target
+    def set_aside(self, path: Location) -> Location:
+        """Move a file or folder below `root` to `root/damaged`; returns where it lies now."""
+        return self.store.set_aside(path)
 
     def sync(self) -> None:
         """Make what was created in or removed from `root` itself durable."""
-        _sync_folder(self.root)
+        self.store.sync()
 
     def point(self, name: str, target: str) -> bool:
-        """Let the link `root/name` lead to `root/target`, whatever it led to before.
+        """Let `root/name` lead to `root/target`, whatever it led to before.
 
         Returns False where something that is no link has the name, or links are not to be had.
         """
-        link = self.root / name
-        if link.is_symlink() and os.readlink(link) == target:
-            return True
-        if link.exists() and not link.is_symlink():
-            return False
-        with self._scratch_file() as scratch:
-            try:
-                scratch.symlink_to(target)
-                scratch.replace(link)  # atomic: a reader finds the one or the other
-            except OSError:
-                return False
-        return True
+        return self.store.point(name, target)
 
-    @contextlib.contextmanager
-    def scratch_dir(self) -> Iterator[Path]:
-        """Yield a private folder below `root/.tmp`; it is removed with all in it at the end."""
-        import shutil
+    def scratch_dir(self) -> AbstractContextManager[Path]:
+        """Give a private folder of this machine; it is removed with all in it at the end."""
+        return self.store.scratch_dir()
 
-        with explained(self.root / TMP_DIR):
-            folder = lease.private_path(self.root / TMP_DIR)
-            folder.mkdir()
-        try:
-            yield folder
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+    def check(self) -> None:
+        """Raise a StorageError, before any work, where files cannot be created as they must be."""
+        self.store.check()
 
-    @contextlib.contextmanager
-    def _scratch_file(self) -> Iterator[Path]:
-        scratch = lease.private_path(self.root / TMP_DIR)
-        try:
-            yield scratch
-        finally:
-            scratch.unlink(missing_ok=True)
-
-    def leftovers(self) -> list[Path]:
+    def leftovers(self) -> list[Location]:
         """Return the unfinished files and folders of processes that no longer run."""
-        return lease.abandoned(self.root / TMP_DIR)
+        return self.store.leftovers()
 
     def sweep(self) -> None:
         """Remove what processes left that no longer run; nobody will ever finish it."""
-        lease.sweep(self.root / TMP_DIR)
+        self.store.sweep()
 
 
-def check_writable(folder: Path) -> None:
+def check_writable(folder: Location) -> None:
     """Check, without writing, that files can be created below a folder, or that it can be made.
 
     Raises:
         StorageError: it cannot be written, or stands below a file.
     """
-    nearest = next(each for each in (folder, *folder.absolute().parents) if each.exists())
-    with explained(folder):
-        if not nearest.is_dir():
-            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
-        if os.statvfs(nearest).f_flag & os.ST_RDONLY:
-            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
-        if not os.access(nearest, os.W_OK | os.X_OK):
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-
-
-def _check_file(target: Path) -> None:
-    """Raise StorageError where a link or a folder has the name of a file."""
-    if not target.is_file():
-        what = "a link to nothing" if target.is_symlink() else "no file"
-        raise StorageError(
-            f"{target} is {what} (of a tool that keeps files elsewhere?); remove it, or let "
-            "`capfilt verify --repair` move it away, and run the same command again"
-        )
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-@contextlib.contextmanager
-def explained(target: Path) -> Iterator[None]:
-    """Turn an OSError of writing `target` into a StorageError that says what to do."""
-    try:
-        yield
-    except OSError as error:
-        raise StorageError(f"cannot write {target}: {_advice(error)}") from error
-
-
-def _advice(error: OSError) -> str:
-    reason = error.strerror or str(error)
-    if error.errno in _FULL:
-        return f"{reason}. Free some space and run the same command again: it goes on from here."
-    if error.errno in _NO_LINKS and error.filename2 is not None:
-        return f"{reason}. The run folder must lie on a file system with hard links."
-    if error.errno in {errno.EROFS, errno.EACCES, errno.EPERM}:
-        return f"{reason}. The run folder must be writable; finished shards are kept."
-    return f"{reason}. Finished shards are kept; run the same command again to go on."
+    store_of(folder).check_access()

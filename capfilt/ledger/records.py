@@ -8,7 +8,6 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 import numpy as np
@@ -16,6 +15,8 @@ import numpy.typing as npt
 
 from capfilt.errors import DamageError
 from capfilt.ledger.publish import Publisher
+from capfilt.store.location import Location
+from capfilt.store.reading import mapped
 
 Bytes = npt.NDArray[np.uint8]  # (records, bytes of one)
 _DIGEST: Final = 32
@@ -56,14 +57,14 @@ def publish_records(
     publisher.publish(name, write)
 
 
-def read_records(path: Path, width: int) -> Records:
+def read_records(path: Location, width: int) -> Records:
     """Open a file of records of `width` bytes; all of it is checked.
 
     Raises:
         DamageError: it is missing or not as it was written.
     """
     try:
-        data = np.memmap(path, np.uint8, "r")
+        data = mapped(path)
         stop = len(data) - _DIGEST
         digest = hashlib.sha256()
         for start in range(0, stop, _CHUNK):

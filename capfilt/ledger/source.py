@@ -26,7 +26,7 @@ from capfilt.inputs.spec import KEPT
 from capfilt.ledger.indexing import (
     INDEX_WIDTH,
     NAMES_WIDTH,
-    Store,
+    PieceFiles,
     Unit,
     index_name,
     index_piece,
@@ -46,6 +46,7 @@ from capfilt.process.pool import Pool
 from capfilt.process.rotation import from_own_place
 from capfilt.process.temporary import private_folder
 from capfilt.progress import Advance, unheard
+from capfilt.store.location import Location
 
 STAGE: Final = "source-1"  # the number is raised when keys or columns change
 KEPT_STAGE: Final = "columns"  # of the columns that are carried to the export
@@ -96,9 +97,9 @@ def cut(
     count = processes if (data.row_count_hint or 0) > _FEW_ROWS else 1
     kept = kept_stage(data)
     with private_folder() as scratch, Pool(count) as pool:
-        store = Store(ledger.root if data.pieces else scratch)
-        found = _found_out(data, ledger, shard_rows, store, scratch, pool)
-        _publish(found, _Publishing(ledger, store, kept, data.kept), pool, told)
+        files = PieceFiles(ledger.root if data.pieces else scratch)
+        found = _found_out(data, ledger, shard_rows, files, scratch, pool)
+        _publish(found, _Publishing(ledger, files, kept, data.kept), pool, told)
     save_manifest(ledger, found.manifest)
     remember(ledger, data, shard_rows, found.manifest.id, kept)
     return found.manifest
@@ -141,8 +142,8 @@ def peek(data: Input, ledger: Ledger, shard_rows: int) -> SourceManifest:
     if (known := _recalled(data, ledger, shard_rows)) is not None:
         return known
     with private_folder() as scratch, Pool(1) as pool:
-        store = Store(scratch, ledger.root)
-        return _found_out(data, ledger, shard_rows, store, scratch, pool).manifest
+        files = PieceFiles(scratch, ledger.root)
+        return _found_out(data, ledger, shard_rows, files, scratch, pool).manifest
 
 
 def check_shard_rows(shard_rows: int) -> None:
@@ -179,7 +180,7 @@ def load_manifest(ledger: Ledger, manifest_id: str) -> SourceManifest:
     return read_manifest(ledger.root / _MANIFESTS / f"{manifest_id}.json")
 
 
-def read_manifest(path: Path) -> SourceManifest:
+def read_manifest(path: Location) -> SourceManifest:
     """Read the file of an input; its name is what its shards come to.
 
     Raises:
@@ -197,7 +198,7 @@ def read_manifest(path: Path) -> SourceManifest:
         ) from error
 
 
-def manifest_files(ledger: Ledger) -> list[Path]:
+def manifest_files(ledger: Ledger) -> list[Location]:
     """Return the files of all inputs of a run folder, sorted."""
     return sorted((ledger.root / _MANIFESTS).glob("*.json"))
 
@@ -225,24 +226,24 @@ class _Found:
 
 
 def _found_out(
-    data: Input, ledger: Ledger, shard_rows: int, store: Store, scratch: Path, pool: Pool
+    data: Input, ledger: Ledger, shard_rows: int, files: PieceFiles, scratch: Path, pool: Pool
 ) -> _Found:
     """Find out how an input is cut; what is known of its pieces is not read again."""
     check_shard_rows(shard_rows)
     pieces = data.pieces or (Piece(data.rows, ""),)
-    new = [piece for piece in pieces if not store.has(index_name(piece), INDEX_WIDTH)]
-    for _ in pool.each(functools.partial(index_piece, store), from_own_place(new)):
+    new = [piece for piece in pieces if not files.has(index_name(piece), INDEX_WIDTH)]
+    for _ in pool.each(functools.partial(index_piece, files), from_own_place(new)):
         pass
-    units = _units(pieces, store, scratch)
+    units = _units(pieces, files, scratch)
     names = [unit.name for unit in units]
     tasks = [
         (unit, name)
         for unit, name in zip(units, names, strict=True)
-        if not store.has(name, NAMES_WIDTH)
+        if not files.has(name, NAMES_WIDTH)
     ]
-    for _ in pool.each(functools.partial(_name_unit, store), from_own_place(tasks)):
+    for _ in pool.each(functools.partial(_name_unit, files), from_own_place(tasks)):
         pass
-    named = [read_names(store, name) for name in names]
+    named = [read_names(files, name) for name in names]
     rows = _Rows(tuple(each.values for each in named))
     shards = tuple(_sliced(rows, _Known.of(ledger.shards(STAGE)), shard_rows))
     if not shards:
@@ -254,13 +255,13 @@ def _found_out(
     return _Found(manifest, tuple(units), rows.starts[:-1], shards)
 
 
-def _name_unit(store: Store, task: tuple[Unit, str]) -> None:
-    name_unit(store, *task)
+def _name_unit(files: PieceFiles, task: tuple[Unit, str]) -> None:
+    name_unit(files, *task)
 
 
-def _units(pieces: Sequence[Piece], store: Store, scratch: Path) -> list[Unit]:
+def _units(pieces: Sequence[Piece], files: PieceFiles, scratch: Path) -> list[Unit]:
     """Put pieces together whose ends are texts of one image."""
-    indexes = [read_index(store, piece) for piece in pieces]
+    indexes = [read_index(files, piece) for piece in pieces]
     addresses = find_repeats([i.values[:, :DIGEST] for i in indexes], scratch / "addresses")
     names = find_repeats([i.values[:, DIGEST : 2 * DIGEST] for i in indexes], scratch / "names")
     groups: list[list[int]] = []
@@ -377,7 +378,7 @@ class _Publishing:
     """Writes the shards of a part."""
 
     ledger: Ledger
-    store: Store
+    files: PieceFiles
     kept_stage: str | None
     kept: pa.Schema | None
 
@@ -405,7 +406,7 @@ class _Publishing:
 
 def _tables(how: _Publishing, part: _Part) -> Iterator[tuple[_Shard, pa.Table, pa.Table | None]]:
     """Yield the shards of a part with their rows, and with the columns that are carried."""
-    blocks = (block for unit in part.units for block in named_blocks(how.store, unit))
+    blocks = (block for unit in part.units for block in named_blocks(how.files, unit))
     held: list[pa.RecordBatch] = []
     start = stop = part.start
     for shard in part.shards:

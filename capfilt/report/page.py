@@ -7,10 +7,8 @@ since captions and addresses are written by strangers.
 import base64
 import hashlib
 import io
-import os
 from collections.abc import Sequence
 from html import escape
-from pathlib import Path
 from typing import Final
 
 from capfilt.ledger.publish import Publisher
@@ -20,6 +18,7 @@ from capfilt.report.failures import hosts_told, kinds_told
 from capfilt.report.funnel import Funnel
 from capfilt.report.samples import Sample, draw_samples
 from capfilt.stage import ColumnReader
+from capfilt.store.location import Location, is_there
 from capfilt.wording import counted, one_line
 
 _EACH: Final = 12
@@ -68,14 +67,14 @@ p{margin:.2rem 0;overflow-wrap:anywhere}small{opacity:.7}
 
 def write_page(
     reader: ColumnReader, publisher: Publisher, name: str, funnel: Funnel, threshold: float | None
-) -> Path:
+) -> Location:
     """Write `reports/<name>.html` in the run folder, once; returns where it lies.
 
     One that is not as it was written is moved away before: it can always be made again.
     """
     relative = f"reports/{name}.html"
     path = publisher.root / relative
-    if os.path.lexists(path) and not is_whole(path):
+    if is_there(path) and not is_whole(path):
         publisher.set_aside(path)
     if not path.is_file():
         page = render_page(funnel, draw_samples(reader, _EACH), threshold)
@@ -83,7 +82,7 @@ def write_page(
     return path
 
 
-def is_whole(page: Path) -> bool:
+def is_whole(page: Location) -> bool:
     """Say whether a page is as it was written; pages of older versions have no digest."""
     content = page.read_bytes() if page.is_file() else b""
     body, mark, _ = content.rpartition(_SEAL)

@@ -25,6 +25,9 @@ from capfilt.simweb.grammar import facts_true
 from capfilt.simweb.scenes import sample_scene
 from capfilt.simweb.server import WebServer
 from capfilt.simweb.web import SimulatedWeb, write_web
+from capfilt.store.location import Location, location
+from capfilt.store.reading import arrow_file
+from capfilt.store.stores import store_of
 
 # A port that stays the same, so that a second run finds the addresses of the first.
 PORT: Final = 18_421
@@ -72,7 +75,7 @@ class DemoResult:
         return {**self.run.plain(), "truth": self.truth.strip().splitlines()}
 
 
-def run_demo(run: Path, options: DemoOptions, progress: Progress, say: Say) -> DemoResult:
+def run_demo(run: Location, options: DemoOptions, progress: Progress, say: Say) -> DemoResult:
     """Serve the web, run the round, and compare what came out with the truth.
 
     Raises:
@@ -80,7 +83,7 @@ def run_demo(run: Path, options: DemoOptions, progress: Progress, say: Say) -> D
     """
     web = SimulatedWeb(seed=options.seed)
     with served(web, options.port) as server:
-        folder = run.with_name(f"{run.name}-web")
+        folder = store_of(run).beside("web")
         files = write_web(folder, options.rows, options.seed, server.base_url)
         spec, hardware = (
             InputSpec((str(files.urls),)),
@@ -89,7 +92,7 @@ def run_demo(run: Path, options: DemoOptions, progress: Progress, say: Say) -> D
         result = run_round(spec, _DEMO_ROUND, run, hardware, progress, say)
     if result.finished is None:
         return DemoResult(result, "")
-    truth = truth_told(Path(result.finished.dataset), files.truth, options.seed)
+    truth = truth_told(location(result.finished.dataset), files.truth, options.seed)
     return DemoResult(result, truth)
 
 
@@ -102,7 +105,7 @@ def served(web: SimulatedWeb, port: int) -> WebServer:
         return WebServer(web=web)
 
 
-def truth_told(dataset: Path, truth: Path, seed: int) -> str:
+def truth_told(dataset: Location, truth: Path, seed: int) -> str:
     """Compare the kept texts with what the pictures really show; returns lines for a person.
 
     A text counts as true where every statement in it is (`grammar.facts_true`); a true caption in
@@ -116,7 +119,8 @@ def truth_told(dataset: Path, truth: Path, seed: int) -> str:
     true: Counter[str] = Counter()
     for file in sorted((dataset / "data").glob("*.parquet")):
         columns = ["url", "text", "origin"]
-        table = pq.read_table(file, columns=columns, page_checksum_verification=True)
+        with arrow_file(file) as opened:
+            table = pq.read_table(opened, columns=columns, page_checksum_verification=True)
         for row in table.to_pylist():
             scene = sample_scene(seed, scene_of[row["url"]])
             kept[row["origin"]] += 1

@@ -22,6 +22,7 @@ from capfilt.export import Provenance, export_dataset
 from capfilt.ledger.ledger import Ledger, Receipt
 from capfilt.ledger.publish import Publisher
 from tests.benchmarks.lines import Line
+from tests.places import local
 
 _REPEATS: Final = 5
 _PICTURES: Final = 500
@@ -67,7 +68,7 @@ def lines_of(ledger: Ledger, plan: Plan, recipe: Any, per_row: float) -> list[Li
         checked, unchecked = _seconds(work, ledgers)
         added += max(0.0, checked - unchecked) / rows
         lines.append(Line(f"checked over unchecked {name}", checked / unchecked, "x"))
-    checked, unchecked = _seconds(_reading, _pictures(ledger.root))
+    checked, unchecked = _seconds(_reading, _pictures(local(ledger.root)))
     added += max(0.0, checked - unchecked) / _PICTURES
     note = f"pictures of {_PICTURE_BYTES:,} bytes"
     lines.append(Line("checked over unchecked reading", checked / unchecked, "x", note=note))

@@ -37,6 +37,7 @@ from capfilt.stages.dedup.phash import Phash
 from capfilt.stages.download import Download
 from capfilt.stages.match import MatchCaptions, MatchWeb
 from capfilt.stages.policies.blip import Select
+from tests.places import local
 
 ROOT = Path(capfilt.__file__).parents[1]
 SHARDS = ("aaaaaaaa-5-1", "bbbbbbbb-7-2", "cccccccc-1-3", "dddddddd-2-4")
@@ -178,7 +179,7 @@ def test_a_run_of_one_process_that_dies_at_a_shard_is_careful_the_third_time(
 
 
 def test_an_exception_or_a_living_process_is_no_death(ledger: Ledger) -> None:
-    attempts = Attempts(ledger.root)
+    attempts = Attempts(local(ledger.root))
     with pytest.raises(ZeroDivisionError), attempts.noted("x-1~shard"):
         raise ZeroDivisionError
     with attempts.noted("x-1~shard"), attempts.noted("x-1~shard"), attempts.noted("x-1~shard"):

@@ -22,6 +22,7 @@ from capfilt.engine.record import load_record
 from capfilt.errors import DamageError
 from capfilt.ledger.ledger import Ledger
 from capfilt.ledger.source import read_manifest
+from tests.places import local
 
 # img2dataset imports it
 pytestmark = pytest.mark.filterwarnings("ignore:'imghdr' is deprecated:DeprecationWarning")
@@ -396,7 +397,7 @@ def test_the_ledger_notices_every_byte_that_changes_what_is_read(run: Run) -> No
     ledger = Ledger(run.folder)
     for stage in ledger.stages():
         shard = sorted(ledger.shards(stage))[1]
-        path = ledger.path(stage, shard)
+        path = local(ledger.path(stage, shard))
         expected = ledger.read(stage, shard).to_pylist()
         whole = path.read_bytes()
         for place in range(0, len(whole), 1 + len(whole) // 600):

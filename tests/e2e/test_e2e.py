@@ -22,6 +22,7 @@ from capfilt.simweb.faults import Fault
 from capfilt.simweb.server import WebServer
 from capfilt.simweb.web import SimulatedWeb, write_web
 from tests.e2e import slurm
+from tests.places import local
 
 pytestmark = pytest.mark.slow
 SCRIPT = Path(__file__).parents[2] / "pipelines" / "cluster" / "slurm.sh"
@@ -264,7 +265,7 @@ def test_damage_is_told_and_repaired_by_running_again(
     ledger = Ledger(rounds.folder / "damaged")
     (stage,) = (name for name in ledger.stages() if name.startswith("match_web"))
     shard = sorted(ledger.shards(stage))[0]
-    path = ledger.path(stage, shard)
+    path = local(ledger.path(stage, shard))
     path.write_bytes(path.read_bytes()[:-9])
     verify = [sys.executable, "-m", "capfilt", "verify", str(ledger.root), "--json", "--quiet"]
     done = subprocess.run(verify, capture_output=True, text=True, check=False)

@@ -26,6 +26,7 @@ from capfilt.ledger.ledger import Ledger
 from capfilt.recipe.options import RoundOptions
 from capfilt.simweb.faults import Fault
 from capfilt.simweb.server import WebServer
+from tests.places import local
 
 # img2dataset imports a module that Python has announced to remove.
 pytestmark = pytest.mark.filterwarnings("ignore:'imghdr' is deprecated:DeprecationWarning")
@@ -122,7 +123,7 @@ def test_a_damaged_or_missing_file_of_carried_columns_is_told(tmp_path: Path) ->
     ledger.path(stage, one).unlink()
     content = bytearray(ledger.path(stage, other).read_bytes())
     content[8] ^= 1
-    ledger.path(stage, other).write_bytes(content)
+    local(ledger.path(stage, other)).write_bytes(content)
     problems = {(p.kind, p.path) for p in commands.verify(out, progress_bar(True)).problems}
     expected = {
         ("missing", str(ledger.path(stage, one))),

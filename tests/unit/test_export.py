@@ -42,6 +42,7 @@ from capfilt.report.page import render_page, write_page
 from capfilt.report.samples import draw_samples
 from capfilt.wording import inert, one_line
 from tests.e2e.killing import at_every_step
+from tests.places import local
 
 Row = dict[str, Any]
 ALL = pa.schema(
@@ -445,7 +446,7 @@ def test_the_report_shows_hostile_texts_and_runs_none(tmp_path: Path) -> None:
     for text in HOSTILE:
         assert one_line(text) in shown, text
     assert inert(shown) == shown
-    path = write_page(run, Publisher(tmp_path), "x", funnel, 0.5)
+    path = local(write_page(run, Publisher(tmp_path), "x", funnel, 0.5))
     before = path.stat()
     assert write_page(run, Publisher(tmp_path), "x", funnel, 0.5) == path
     assert (path.stat().st_ino, path.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)

@@ -24,6 +24,7 @@ from capfilt.recipe.options import RoundOptions, build_round
 from tests.benchmarks import synthetic
 from tests.e2e.killing import at_every_step
 from tests.e2e.test_damage import Outcome, capfilt, digest_of
+from tests.places import local
 
 ROWS = 30
 OPTIONS = ["--allow-private-hosts", "--shard-rows", "10"]
@@ -351,7 +352,7 @@ def test_an_older_file_with_a_text_like_a_receipt_is_read(tmp_path: Path) -> Non
     ledger = Ledger(tmp_path)
     texts = pa.table({"caption": ['capfilt.receipt {"footer_sha256": "%s"}' % ("0" * 64)] * 3})
     ledger.commit(Receipt("caption-1", "s1", 3), texts)
-    as_written_before(ledger.path("caption-1", "s1"), ledger)
+    as_written_before(local(ledger.path("caption-1", "s1")), ledger)
     assert ledger.receipt("caption-1", "s1").footer_sha256 == ""
     assert ledger.read("caption-1", "s1") == texts
 

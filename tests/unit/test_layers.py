@@ -14,7 +14,8 @@ import capfilt
 ROOT = Path(capfilt.__file__).parent
 # A line is a floor: a room imports from its own floor and from those above it in this list.
 FLOORS = (
-    "errors schema stage fingerprint plain option flags usercode wording progress process pixels",
+    "errors schema stage fingerprint plain option flags usercode wording progress process pixels "
+    "store",
     "inputs",
     "ledger",
     "models",

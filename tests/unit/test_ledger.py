@@ -10,6 +10,7 @@ import pytest
 from capfilt.errors import DamageError, StorageError
 from capfilt.ledger.ledger import Ledger, Receipt
 from capfilt.ledger.publish import Publisher
+from tests.places import local
 
 
 def table(tag: str, rows: int = 5) -> pa.Table:
@@ -90,7 +91,7 @@ def test_racing_processes_leave_one_whole_file_each(tmp_path: Path) -> None:
 def test_every_kind_of_damage_is_told(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path)
     commit(ledger)
-    path = ledger.path("caption-1", "s1")
+    path = local(ledger.path("caption-1", "s1"))
     whole = path.read_bytes()
 
     path.write_bytes(whole[:-20])
@@ -107,7 +108,7 @@ def test_every_kind_of_damage_is_told(tmp_path: Path) -> None:
     with pytest.raises(DamageError, match="other columns"):
         ledger.check("caption-1", "s1", pa.schema([("text", pa.string())]))
 
-    path.rename(ledger.path("caption-1", "s2"))
+    path.rename(local(ledger.path("caption-1", "s2")))
     with pytest.raises(DamageError, match="foreign"):
         ledger.check("caption-1", "s2")
     with pytest.raises(DamageError, match="missing"):
@@ -128,7 +129,7 @@ def test_texts_that_look_like_a_receipt_disturb_none(tmp_path: Path, digest: str
     texts = pa.table({"caption": [hostile] * 3})
     ledger.commit(Receipt("caption-1", "s1", 3, counts={hostile: 3}), texts)
     assert ledger.read("caption-1", "s1") == texts
-    path = ledger.path("caption-1", "s1")
+    path = local(ledger.path("caption-1", "s1"))
     whole = path.read_bytes()
     assert whole.count(f'"footer_sha256": "{digest}"'.encode()) > 1
     for place in range(len(whole) - 600, len(whole), 7):
@@ -146,7 +147,7 @@ def test_a_file_that_may_not_be_read_is_not_called_damaged(
     def refuse(*_: object, **__: object) -> None:
         raise PermissionError(errno.EACCES, "Permission denied")
 
-    monkeypatch.setattr(Path, "open", refuse)
+    monkeypatch.setattr("pyarrow.OSFile", refuse)
     with pytest.raises(StorageError, match=r"cannot be read: .*Permission denied"):
         ledger.read("caption-1", "s1")
 

@@ -27,6 +27,7 @@ from capfilt.ledger.ledger import Ledger
 from capfilt.ledger.memory import Memory
 from capfilt.ledger.publish import Publisher
 from capfilt.ledger.records import Bytes, publish_records, read_records
+from tests.places import local
 
 Row = tuple[str | None, str | None, str | None, str | None]
 
@@ -225,7 +226,7 @@ def test_pieces_and_processes_change_nothing(
     assert lists.cut(tmp_path / "two", processes=2) == alone
     files = {
         run: {f.relative_to(run): f.read_bytes() for f in (run / "stages").rglob("*.parquet")}
-        for run in (lists.ledger.root, tmp_path / "two")
+        for run in (local(lists.ledger.root), tmp_path / "two")
     }
     one, two = files.values()
     assert one == two
@@ -261,11 +262,11 @@ def test_a_changed_file_costs_itself_and_what_follows_from_it(lists: Lists) -> N
 def test_what_is_damaged_is_found_out_again(lists: Lists) -> None:
     lists.write("a", list(range(10)))
     first = lists.cut()
-    for file in (lists.ledger.root / "cuts").rglob("*"):
+    for file in (local(lists.ledger.root) / "cuts").rglob("*"):
         if file.is_file():
             file.write_bytes(file.read_bytes()[:-1] + b"?")
     assert lists.cut() == first
-    shutil.rmtree(lists.ledger.root / "cuts")
+    shutil.rmtree(local(lists.ledger.root) / "cuts")
     assert lists.cut() == first
 
 

@@ -17,6 +17,7 @@ from capfilt.engine.worker import PassJob
 from capfilt.ledger import source
 from capfilt.ledger.ledger import Ledger, Receipt
 from capfilt.stage import Resource, Transform
+from tests.places import local
 
 SHARDS = ("aaaaaaaa-3-1", "bbbbbbbb-4-2", "cccccccc-2-3")
 
@@ -110,7 +111,7 @@ def test_a_missing_source_is_a_problem_before_any_stage(tmp_path: Path) -> None:
 
 def damage(run: Run, content: bytes) -> str:
     """Replace a file of the first stage; returns the one problem's text, and holds its place."""
-    path = run.ledger.path(run.first, SHARDS[0])
+    path = local(run.ledger.path(run.first, SHARDS[0]))
     path.write_bytes(content)
     (problem,) = run.found()
     assert (problem.kind, problem.path) == ("damaged", str(path))
@@ -126,7 +127,7 @@ def test_a_torn_file_is_found_wherever_it_was_cut(run: Run) -> None:
 
 def test_a_flipped_bit_is_found_wherever_it_is(run: Run) -> None:
     """Data pages and footer alike; of the footer, where it changes what is read."""
-    path = run.ledger.path(run.first, SHARDS[0])
+    path = local(run.ledger.path(run.first, SHARDS[0]))
     whole = path.read_bytes()
     data_bytes = run.ledger.receipt(run.first, SHARDS[0]).data_bytes
     for place in range(0, data_bytes, max(1, data_bytes // 20)):
@@ -153,7 +154,7 @@ def test_a_parquet_file_of_somebody_else_is_found(run: Run, tmp_path: Path) -> N
 
 
 def test_other_rows_and_other_columns_than_planned_are_found(run: Run) -> None:
-    path = run.ledger.path(run.first, SHARDS[0])
+    path = local(run.ledger.path(run.first, SHARDS[0]))
     adds = run.plan.stages[0].stage.adds
     path.unlink()
     two = pa.table({"first_n": [0, 1]}, schema=adds)
@@ -169,7 +170,7 @@ def test_other_rows_and_other_columns_than_planned_are_found(run: Run) -> None:
 
 
 def test_files_that_no_stage_writes_are_found(run: Run) -> None:
-    folder = run.ledger.folder(run.first)
+    folder = local(run.ledger.folder(run.first))
     (folder / "notes.txt").write_text("mine")
     (folder / "folder.parquet").mkdir()
     (folder / SHARDS[0]).write_text("")
@@ -178,7 +179,7 @@ def test_files_that_no_stage_writes_are_found(run: Run) -> None:
 
 
 def test_a_parquet_file_beside_the_shards_is_foreign_without_a_receipt(run: Run) -> None:
-    path = run.ledger.path(run.first, "dddddddd-1-4")
+    path = local(run.ledger.path(run.first, "dddddddd-1-4"))
     pq.write_table(pa.table({"first_n": [0]}), path)
     assert run.problems() == [("foreign", str(path))]
     path.write_bytes(b"no Parquet at all")
@@ -189,7 +190,7 @@ def test_a_parquet_file_beside_the_shards_is_foreign_without_a_receipt(run: Run)
 
 
 def test_a_folder_in_a_shards_place_is_damage(run: Run) -> None:
-    path = run.ledger.path(run.first, SHARDS[0])
+    path = local(run.ledger.path(run.first, SHARDS[0]))
     path.unlink()
     path.mkdir()
     assert ("damaged", str(path)) in run.problems()
