@@ -6,7 +6,6 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from capfilt.errors import DamageError
 from capfilt.export.config import COLUMNS, INSTRUCTED, RESERVED
@@ -26,7 +25,7 @@ from capfilt.export.place import (
 )
 from capfilt.ledger.ledger import UNREADABLE
 from capfilt.store.location import Location, is_there
-from capfilt.store.reading import arrow_file
+from capfilt.store.reading import arrow_file, parquet_file
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +110,7 @@ def _check(folder: Location, entry: FileEntry) -> list[ExportProblem]:
     try:
         with (
             arrow_file(file) as opened,
-            pq.ParquetFile(opened, page_checksum_verification=True) as parquet,
+            parquet_file(opened) as parquet,
         ):
             rows, found = parquet.metadata.num_rows, parquet.schema_arrow.remove_metadata()
     except UNREADABLE as error:

@@ -29,7 +29,7 @@ from capfilt import __version__
 from capfilt.errors import DamageError, StorageError
 from capfilt.ledger.publish import Publisher
 from capfilt.store.location import Location
-from capfilt.store.reading import arrow_file, names_in
+from capfilt.store.reading import arrow_file, names_in, parquet_file
 
 SUFFIX: Final = ".parquet"
 _RECEIPT_KEY: Final = b"capfilt.receipt"
@@ -174,7 +174,7 @@ class Ledger:
         try:
             with arrow_file(path) as opened:
                 sealed = _check_footer(opened)
-                with pq.ParquetFile(opened, page_checksum_verification=True) as file:
+                with parquet_file(opened) as file:
                     receipt = _receipt_of(file)
                     _check_receipt(receipt, stage, shard, file.metadata.num_rows)
                     if not sealed:

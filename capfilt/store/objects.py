@@ -19,6 +19,8 @@ from capfilt.errors import InputError, StorageError
 TAIL: Final = 1 << 16  # bytes that come with the size: footers, and small files as a whole
 LARGEST: Final = 5 * 10**9  # bytes of one PUT; in parts a create would not be atomic everywhere
 _TRIES: Final = 6  # of a create that was answered by neither yes nor no
+_ATTEMPTS: Final = "AWS_MAX_ATTEMPTS"
+_RETRIES: Final = 8  # after the first try of a request, with back-off: half a minute in all
 _LONGEST: Final = 300  # characters of what a service says
 _SECRETS: Final = re.compile(r"KEY|SECRET|TOKEN|PASSWORD|CREDENTIAL|SIGNATURE|SAS", re.IGNORECASE)
 _QUERY: Final = re.compile(r"\?[^\s\"'<>)]*")
@@ -223,16 +225,25 @@ def _client(address: str, process: int) -> Any:  # as `Objects._client`; a fork 
     if address.startswith("s3://"):
         config["disable_bulk_delete"] = True
     try:
-        return from_url(address, client_options=_client_options(), retry_config=_RETRY, **config)
+        return from_url(
+            address, client_options=_client_options(), retry_config=_retries(), **config
+        )
     except (BaseError, ValueError) as error:
         _fail("open", address, error)
 
 
-_RETRY: Final[Any] = {  # obstore's RetryConfig
-    "max_retries": 8,
-    "retry_timeout": timedelta(seconds=90),
-    "backoff": {"init_backoff": timedelta(milliseconds=100), "max_backoff": timedelta(seconds=10)},
-}
+def _retries() -> Any:  # obstore's RetryConfig
+    """Say how often a request is tried: as the AWS tools do, by their variable."""
+    attempts = os.environ.get(_ATTEMPTS, "")
+    return {
+        "max_retries": max(0, int(attempts) - 1) if attempts.isdecimal() else _RETRIES,
+        "retry_timeout": timedelta(seconds=90),
+        "backoff": {
+            "init_backoff": timedelta(milliseconds=200),
+            "max_backoff": timedelta(seconds=10),
+            "base": 4,  # drawn from the first to four times the last: it doubles on average
+        },
+    }
 
 
 def _client_options() -> Any:  # obstore's ClientConfig
@@ -251,10 +262,23 @@ def _client_options() -> Any:  # obstore's ClientConfig
 _ENDPOINTS: Final = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT", "AZURE_ENDPOINT")
 
 
+_CHAINS: Final = {  # where each scheme's credentials may stand
+    "s3": (
+        "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; a profile gives them by "
+        "`aws configure export-credentials --format env`"
+    ),
+    "gs": "GOOGLE_APPLICATION_CREDENTIALS",
+    "az": "AZURE_STORAGE_ACCOUNT_NAME with AZURE_STORAGE_ACCOUNT_KEY or a service principal",
+}
+_UNKNOWN: Final = "501"  # Not Implemented
+
+
 def _passes(error: Exception) -> bool:
     """Say whether a failure may pass: none that a service gives a reason of the 4xx for."""
     status = _status(error)
-    return not status.startswith("4") or status[:3] in {"408", "409", "429"}
+    return status[:3] != _UNKNOWN and (
+        not status.startswith("4") or status[:3] in {"408", "409", "429"}
+    )
 
 
 def _status(error: Exception) -> str:
@@ -265,16 +289,21 @@ def _status(error: Exception) -> str:
 
 def _fail(what: str, place: str, error: Exception) -> NoReturn:
     """Raise a StorageError that says what failed and what to do, without the error itself."""
-    raise StorageError(f"cannot {what} {place}: {_advice(error)}") from None
+    raise StorageError(f"cannot {what} {place}: {_advice(place, error)}") from None
 
 
-def _advice(error: Exception) -> str:
+def _advice(place: str, error: Exception) -> str:
     name, said = type(error).__name__, told(error)
     if name in {"PermissionDeniedError", "UnauthenticatedError"} or "403" in said:
         return (
             f"the store refuses it ({said}). Credentials come from the environment "
-            "(AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a workload's identity, …); they need "
+            f"({_CHAINS[place.partition('://')[0]]}, or the machine's own identity); they need "
             "to read, write, list and delete there"
+        )
+    if _UNKNOWN in said:
+        return (
+            f"the store cannot do that ({said}); it must create an object only where there is "
+            "none (If-None-Match: *), as S3, Google Cloud Storage, Azure Blob Storage and R2 do"
         )
     if "NoSuchBucket" in said or "ContainerNotFound" in said:
         return "there is no such bucket; make it, or give another"

@@ -21,15 +21,15 @@ KNOWN: Final = (
 def probe(root: BucketPath) -> None:
     """Create fresh names below a place: each must be won once and then lost, also when raced.
 
-    What it wrote is removed.
+    What it wrote is removed. An answer that gets lost on the way is no fault of the store: a first
+    writer may then hear that the name is taken, by itself.
 
     Raises:
         StorageError: the store lets several writers win, or does not answer.
     """
     path = root / _FOLDER / uuid.uuid4().hex
     try:
-        if not path.objects.put_new(path.key, b"first"):
-            raise _refused(root, "a name that nobody has is taken")
+        path.objects.put_new(path.key, b"first")
         if path.objects.put_new(path.key, b"other"):
             raise _refused(root, "a second writer of one name wins too")
         if path.read_bytes() != b"first":
@@ -46,9 +46,9 @@ def _race(root: BucketPath) -> None:
         with ThreadPoolExecutor(_WRITERS) as pool:
             won = list(pool.map(lambda content: path.objects.put_new(path.key, content), writers))
         winners = [content for content, was in zip(writers, won, strict=True) if was]
-        if len(winners) != 1:
+        if len(winners) > 1:
             raise _refused(root, f"of {_WRITERS} writers of one name at once {len(winners)} win")
-        if path.read_bytes() != winners[0]:
+        if winners and path.read_bytes() != winners[0]:
             raise _refused(root, "the file is not the winner's after a race")
     finally:
         path.objects.delete(path.key)

@@ -11,6 +11,7 @@ from typing import BinaryIO, Final, cast
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from capfilt.store.location import Location
 
@@ -31,6 +32,15 @@ def arrow_file(path: Location) -> Iterator[pa.NativeFile]:
     else:
         with pa.PythonFile(ranged(path), mode="r") as file:
             yield file
+
+
+def parquet_file(opened: pa.NativeFile) -> pq.ParquetFile:
+    """Open Parquet with the checksums of its pages checked.
+
+    Of a bucket the columns of a row group that lie side by side come in one request.
+    """
+    remote = isinstance(opened, pa.PythonFile)
+    return pq.ParquetFile(opened, page_checksum_verification=True, pre_buffer=remote)
 
 
 def ranged(path: Location) -> BinaryIO:

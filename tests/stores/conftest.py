@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 
+from capfilt.store import objects
 from tests.stores.server import Bucket, serving
 
 
@@ -26,5 +27,6 @@ def use(bucket: Bucket, monkeypatch: pytest.MonkeyPatch, cache: Path | None = No
     """Let this process, and those that it starts, find a bucket."""
     for name, value in bucket.environment.items():
         monkeypatch.setenv(name, value)
+    objects._client.cache_clear()  # a process otherwise keeps to the server that it began with
     if cache is not None:
         monkeypatch.setenv("XDG_CACHE_HOME", str(cache))

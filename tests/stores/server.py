@@ -4,7 +4,9 @@
 
 It is `localbucket`, with faults drawn for each request: an answer of 500 or 503 before or after the
 work was done, a connection that ends without an answer, a slow one, and a 409 where a name is
-created, which says nothing of who won.
+created, which says nothing of who won. `--manner` makes it a store that is none for a run:
+`careless` lets every writer win, `unable` knows no conditions, `hostile` refuses whatever is asked
+and repeats all that it was told, secrets included.
 """
 
 import argparse
@@ -27,14 +29,24 @@ BUCKET: Final = "web"
 KEY_ID: Final = "AKIACAPFILTTEST00001"
 SECRET: Final = "keep/this+secret/out+of+all+records00001"
 TOKEN: Final = "session-token-that-nobody-may-see"
+MANNERS: Final = ("sound", "careless", "unable", "hostile")
 _LOST: Final = ("before", "after", "cut", "slow", "conflict")
+_STATUS: Final = {  # what is answered in place of the work
+    "before": HTTPStatus.SERVICE_UNAVAILABLE,
+    "conflict": HTTPStatus.CONFLICT,
+    "unable": HTTPStatus.NOT_IMPLEMENTED,
+    "hostile": HTTPStatus.FORBIDDEN,
+}
 
 
 class Bucket:
     """A bucket whose server is started, killed and started again at one address."""
 
-    def __init__(self, folder: Path, faults: float = 0.0) -> None:
-        self.folder, self.port, self._faults = folder, free_port(), faults
+    def __init__(
+        self, folder: Path, faults: float = 0.0, manner: str = "sound", port: int = 0
+    ) -> None:
+        self.folder, self.port = folder, port or free_port()
+        self._options = ["--faults", str(faults), "--manner", manner]
         (folder / BUCKET).mkdir(parents=True, exist_ok=True)
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -60,7 +72,7 @@ class Bucket:
     def start(self) -> None:
         """Start the server, and wait until it listens."""
         command = [sys.executable, "-m", "tests.stores.server", str(self.folder)]
-        command += ["--port", str(self.port), "--faults", str(self._faults)]
+        command += ["--port", str(self.port), *self._options]
         self._process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
         await_port(self.port, self._process)
 
@@ -73,9 +85,9 @@ class Bucket:
 
 
 @contextmanager
-def serving(folder: Path, faults: float = 0.0) -> Iterator[Bucket]:
+def serving(folder: Path, faults: float = 0.0, manner: str = "sound") -> Iterator[Bucket]:
     """Serve a bucket whose objects lie in a folder."""
-    bucket = Bucket(folder, faults)
+    bucket = Bucket(folder, faults, manner)
     bucket.start()
     try:
         yield bucket
@@ -101,53 +113,48 @@ def await_port(port: int, process: "subprocess.Popen[bytes]") -> None:
     raise RuntimeError(f"the server ended with {process.returncode}")
 
 
-def _handler(faults: float, seed: int) -> type:
+def _handler(faults: float, manner: str, seed: int) -> type:
     import localbucket
 
     rng, lock = random.Random(seed), threading.Lock()
+
+    def draw() -> str:
+        with lock:
+            return rng.choice(_LOST) if rng.random() < faults else ""
 
     class Faulty(localbucket.S3Handler):  # type: ignore[misc]  # ships no types
         wfile: Any  # a stream
 
         def _dispatch(self, action: Any) -> None:
-            with lock:
-                fault = rng.choice(_LOST) if rng.random() < faults else ""
-            if fault == "slow":
-                time.sleep(0.3)
-            elif fault == "before" or (fault == "conflict" and not self._creates()):
+            creates = bool(self.headers.get("If-None-Match"))
+            if manner == "careless":
+                del self.headers["If-None-Match"]
+            fault = draw() if manner != "hostile" else "hostile"
+            if manner == "unable" and creates:
+                fault = "unable"
+            if fault in _STATUS:
                 self._read_body()
-                self._send_error(_error(HTTPStatus.SERVICE_UNAVAILABLE, "SlowDown"))
-                return
-            elif fault == "conflict":
-                self._read_body()
-                self._send_error(_error(HTTPStatus.CONFLICT, "ConditionalRequestConflict"))
-                return
-            elif fault:
-                self._silently(action, fault)
-                return
-            super()._dispatch(action)
+                found = _STATUS[fault if creates or fault != "conflict" else "before"]
+                told = f"{self.path} {self.headers}" if fault == "hostile" else "by chance"
+                self._send_error(localbucket.S3Error(found, "Refused", told))
+            elif fault in {"after", "cut"}:
+                self._silently(action)
+                if fault == "after":
+                    failed = HTTPStatus.INTERNAL_SERVER_ERROR
+                    self._send_error(localbucket.S3Error(failed, "InternalError", "by chance"))
+            else:
+                time.sleep(0.3 if fault == "slow" else 0)
+                super()._dispatch(action)
 
-        def _silently(self, action: Any, fault: str) -> None:
-            """Do what is asked, and tell of something else, or nothing."""
+        def _silently(self, action: Any) -> None:
+            """Do what is asked, and say nothing."""
             answer = self.wfile
             with open(os.devnull, "wb") as self.wfile:
                 super()._dispatch(action)
             self.wfile = answer
             self.close_connection = True
-            if fault == "after":
-                self._send_error(_error(HTTPStatus.INTERNAL_SERVER_ERROR, "InternalError"))
-
-        def _creates(self) -> bool:
-            return bool(self.headers.get("If-None-Match"))
 
     return Faulty
-
-
-def _error(status: HTTPStatus, code: str) -> Exception:
-    import localbucket
-
-    found: Exception = localbucket.S3Error(status, code, "drawn by chance")
-    return found
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -156,9 +163,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--faults", type=float, default=0.0)
+    parser.add_argument("--manner", choices=MANNERS, default="sound")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
-    handler: Any = _handler(options.faults, options.seed)
+    handler: Any = _handler(options.faults, options.manner, options.seed)
     handler.data_root = options.folder.resolve()
 
     class Server(ThreadingHTTPServer):
