@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +19,7 @@ import pytest
 from PIL import Image
 
 from capfilt.models.checkpoints import EMBEDDED
+from tests.waiting import wait_for
 
 CAPFILT = (sys.executable, "-m", "capfilt")
 
@@ -118,14 +119,6 @@ def begun(folder: Path, *command: str | Path) -> Iterator[Command]:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
-
-
-def wait_for(found: Callable[[], object]) -> None:
-    for _ in range(1200):
-        if found():
-            return
-        time.sleep(0.05)
-    raise AssertionError("waited for a minute")
 
 
 def run_command(folder: Path, gate: Gate, workers: int) -> list[str | Path]:

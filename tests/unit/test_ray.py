@@ -18,6 +18,7 @@ from capfilt.engine.executors import DoShard
 from capfilt.engine.ray_cluster import RayActors, RayCluster, connect
 from capfilt.errors import InputError, WorkerError
 from capfilt.progress import Advance
+from tests.waiting import wait_for
 
 ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'capfilt[ray]'")
 pytestmark = pytest.mark.filterwarnings("ignore")  # Ray's own, of files that it leaves to its end
@@ -31,6 +32,7 @@ class Note:
     dies_at: tuple[str, ...] = ()
     deaths: int = 1
     waits: float = 0.0
+    nodes: int = 1  # that must have begun before any shard is done
     shards_at_a_time: int = 1
 
     @contextlib.contextmanager
@@ -45,6 +47,8 @@ class Note:
                 raise InputError("a bad shard: take it out")
             time.sleep(self.waits)
             node = ray.get_runtime_context().get_node_id()
+            (place / f"node-{node}").touch()
+            wait_for(lambda: len(list(place.glob("node-*"))) >= self.nodes)
             (place / f"done-{shard}").write_text(node)
             advance(10)
 
@@ -97,7 +101,7 @@ def test_the_cluster_is_found_and_its_devices_are_ray_s(cluster: Any) -> None:
 def test_every_shard_is_done_on_both_nodes(cluster: Any, tmp_path: Path) -> None:
     connect()
     shards = [f"s{n}" for n in range(12)]
-    assert run(Note(str(tmp_path), waits=0.1), 4, shards) == 120
+    assert run(Note(str(tmp_path), nodes=2), 4, shards) == 120
     assert done(tmp_path) == set(shards)
     assert len({file.read_text() for file in tmp_path.glob("done-*")}) == 2
     assert run(Note(str(tmp_path)), 4, []) == 0
