@@ -3,7 +3,7 @@
 # make rounds ROUNDS=2   the same with so many rounds; runs go on where they were
 # make test        set up, check style and types, run all tests
 # make bench      rates of every stage, what the ledger costs, memory
-# make chaos      60 kills of runs over the simulated web, each resumed and compared
+# make chaos      60 kills of runs over the simulated web, each resumed and compared; 15 more in a bucket
 # make mutants   26 one-line changes of the code, each of which a test must notice
 # make bench-models  captions and scores a second against transformers and data-juicer
 # make gpu         on a machine with a GPU: equality, determinism, speed, memory, a whole run (10 minutes)

@@ -68,7 +68,11 @@ def export(
     run_dir: RunDir,
     to: Annotated[
         Location | None,
-        typer.Option(help="Folder; default: in the run folder", parser=place, metavar="PATH"),
+        typer.Option(
+            help="Folder; default: in the run folder. Also s3://, gs://, az://",
+            parser=place,
+            metavar="PATH",
+        ),
     ] = None,
     replace: Annotated[
         bool, typer.Option("--replace", help="Replace another or a damaged export that lies there")

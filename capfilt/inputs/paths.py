@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 from capfilt.errors import InputError
 from capfilt.inputs.formats import FORMATS, SUFFIXES, Format
 from capfilt.inputs.spec import KIND_OPTION
+from capfilt.store.location import is_address
 
 if TYPE_CHECKING:
     from capfilt.inputs.tables import Table
@@ -67,6 +68,12 @@ def expand(given: Iterable[str], in_folder: Callable[[Path], bool], wanted: str)
 def _expand_one(text: str, in_folder: Callable[[Path], bool], wanted: str) -> list[Path]:
     if not text:
         raise InputError("one of the input paths is empty; name a file, folder or glob")
+    if is_address(text):  # not repeated: it may be signed
+        raise InputError(
+            f"an input is an address with {text.partition('://')[0][:20]}://; inputs are read from "
+            "files of this machine: copy them here, or mount them, and give their paths (a run "
+            "folder and exports may lie in a bucket: --run, --to)"
+        )
     path = Path(text)
     if path.is_dir():
         inside = list_folder(path)

@@ -229,7 +229,10 @@ def _client(address: str, process: int) -> Any:  # as `Objects._client`; a fork 
             address, client_options=_client_options(), retry_config=_retries(), **config
         )
     except (BaseError, ValueError) as error:
-        _fail("open", address, error)
+        raise StorageError(
+            f"cannot open {address}: {told(error)}. What it needs comes from the environment: "
+            f"{_CHAINS[address.partition('://')[0]]}, or the machine's own identity"
+        ) from None
 
 
 def _retries() -> Any:  # obstore's RetryConfig

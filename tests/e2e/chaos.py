@@ -6,9 +6,11 @@ A web is run once undisturbed. Then runs over the same web are killed with all t
 while they start, most a few published files after it, and run again, until one is through; then a
 new run folder is begun, until enough kills have happened. After each kill every visible file is
 read and checked against its receipt; each finished run must have the reference's export digest.
+Then the same with the run folders in a bucket, whose server fails, is killed and comes back.
 """
 
 import argparse
+import dataclasses
 import json
 import os
 import random
@@ -35,6 +37,9 @@ from capfilt.simweb.faults import Fault
 from capfilt.simweb.replies import MOVED
 from capfilt.simweb.server import WebServer
 from capfilt.simweb.web import SimulatedWeb, write_web
+from capfilt.store.location import Location, location
+from capfilt.store.reading import arrow_file
+from tests.stores.server import outages, serving
 
 # Faults that answer alike at every request: what comes out may then depend on nothing else.
 STEADY = Noise(faults=tuple(f for f in Noise().faults if f[0] is not Fault.FLAKY))
@@ -50,6 +55,7 @@ STAGES = (
 )
 MODELS = EMBEDDED_FOLDER
 _POLL_S = 0.005
+_POLL_BUCKET_S = 0.2  # each time is a dozen requests
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,20 +67,33 @@ class Site:
     urls: Path
     rows: int
     shard_rows: int
+    runs: Location
 
     @property
     def shards(self) -> int:
         """How many shards the web is cut into."""
         return -(-self.rows // self.shard_rows)
 
-    def start(self, run: Path, workers: int) -> "subprocess.Popen[str]":
-        """Start `capfilt run` in a process group of its own, so that it dies with its workers."""
+    def start(self, run: Location, workers: int, machine: str = "") -> "subprocess.Popen[str]":
+        """Start `capfilt run` in a process group of its own, so that it dies with its workers.
+
+        `machine`: as another machine, with folders (and, for root, a name) of its own.
+        """
         options = ["--allow-private-hosts", "--shard-rows", str(self.shard_rows), "--json"]
         for role in ("captioner", "matcher"):
             options += [f"--{role}", str(self.folder / "models" / role)]
         options += ["--quiet", "--dedup", "phash", "--workers", str(workers), "--run", str(run)]
+        command = [sys.executable, "-m", "capfilt", "run", str(self.urls), *options]
+        environment = dict(os.environ)
+        if machine:
+            (own := self.folder / machine).mkdir(exist_ok=True)
+            environment |= {"XDG_CACHE_HOME": str(own), "TMPDIR": str(own)}
+            if os.geteuid() == 0 and shutil.which("unshare"):
+                named = ["unshare", "--uts", "sh", "-c", 'hostname "$0" && exec "$@"', machine]
+                command = [*named, *command]
         return subprocess.Popen(
-            [sys.executable, "-m", "capfilt", "run", str(self.urls), *options],
+            command,
+            env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -91,6 +110,7 @@ class Outcome:
     folders: int = 0
     files_checked: int = 0
     refetched: int = 0
+    server_kills: int = 0  # of a bucket's
     seconds: float = 0.0
     faults: list[str] = field(default_factory=list)
 
@@ -104,7 +124,8 @@ class Outcome:
                 f"{'together':<16}{self.kills.total():>6}",
                 f"{self.folders} runs finished, {self.resumes} resumes, "
                 f"{self.files_checked:,} checks of a visible file, "
-                f"{self.refetched} requests repeated, {self.seconds:.0f} s",
+                f"{self.refetched} requests repeated, {self.server_kills} kills of a bucket's "
+                f"server, {self.seconds:.0f} s",
                 *(f"FAULT: {fault}" for fault in self.faults),
             ]
         )
@@ -117,7 +138,7 @@ def served(folder: Path, rows: int, shard_rows: int, seed: int = 1) -> Iterator[
         shutil.copytree(MODELS / role, folder / "models" / role)
     with WebServer(SimulatedWeb(seed=seed, noise=STEADY)) as server:
         urls = write_web(folder, rows, seed, server.base_url, STEADY).urls
-        yield Site(folder, server, urls, rows, shard_rows)
+        yield Site(folder, server, urls, rows, shard_rows, folder)
 
 
 def finish(process: "subprocess.Popen[str]") -> str:
@@ -139,7 +160,7 @@ def campaign(site: Site, kills: int, seed: int = 0) -> Outcome:
     reference, usual = _reference(site)
     outcome = Outcome()
     while outcome.kills.total() < kills:
-        run = site.folder / f"killed-{outcome.folders}"
+        run = site.runs / f"killed-{outcome.folders}"
         before = site.server.hits
         digest, unfinished = _one_folder(site, run, kills, rng, outcome)
         if digest != reference:
@@ -154,9 +175,9 @@ def campaign(site: Site, kills: int, seed: int = 0) -> Outcome:
 
 
 def race(site: Site, processes: int) -> list[str]:
-    """Run processes on one empty folder at the same time; returns the digest of each."""
-    run = site.folder / "race"
-    racers = [site.start(run, workers=1 + n % 2) for n in range(processes)]
+    """Run machines on one empty folder at the same time; returns the digest of each."""
+    run = site.runs / "race"
+    racers = [site.start(run, 1 + n % 2, f"machine-{n}") for n in range(processes)]
     digests = [finish(racer) for racer in racers]
     return digests + books(Ledger(run), site.rows) + verified(run)
 
@@ -169,7 +190,7 @@ def _reference(site: Site) -> tuple[str, Counter[str]]:
 
 
 def _one_folder(
-    site: Site, run: Path, kills: int, rng: random.Random, outcome: Outcome
+    site: Site, run: Location, kills: int, rng: random.Random, outcome: Outcome
 ) -> tuple[str, Counter[str]]:
     """Kill runs on one folder until one gets through.
 
@@ -210,7 +231,7 @@ def _killed_in(
         if not by_clock and _published(ledger) - there >= files:
             time.sleep(rng.choice((0.0, 0.02, 0.3)) * rng.random())  # some stages take milliseconds
             break
-        time.sleep(_POLL_S)
+        time.sleep(_POLL_S if isinstance(ledger.root, Path) else _POLL_BUCKET_S)
     if process.poll() is not None:
         return None
     os.killpg(process.pid, signal.SIGKILL)
@@ -237,7 +258,8 @@ def check_visible(ledger: Ledger) -> int:
         ledger.check(stage, shard)
     exported = sorted(ledger.root.glob("export-*/data/*.parquet"))
     for file in exported:
-        pq.read_table(file)
+        with arrow_file(file) as opened:
+            pq.read_table(opened)
     return len(visible) + len(exported)
 
 
@@ -255,7 +277,7 @@ def books(ledger: Ledger, rows: int) -> list[str]:
     return wrong
 
 
-def verified(run: Path) -> list[str]:
+def verified(run: Location) -> list[str]:
     """Return what `capfilt verify` finds."""
     command = [sys.executable, "-m", "capfilt", "verify", str(run), "--quiet"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -288,10 +310,32 @@ def _too_often(
     ]
 
 
+def in_a_bucket(site: Site, faults: float, kills: int, seed: int = 0) -> Outcome:
+    """Run a campaign and a race in a bucket whose server fails, is killed and comes back."""
+    with serving(site.folder / "bucket", faults) as bucket:
+        os.environ.update(bucket.environment)
+        away = dataclasses.replace(site, runs=location(bucket.place("chaos")))
+        with outages(bucket, seed):
+            outcome = campaign(away, kills, seed)
+            outcome.faults += raced(away)
+        outcome.server_kills = bucket.kills
+    return outcome
+
+
+def raced(site: Site) -> list[str]:
+    """Let three machines race; returns what is wrong with what they came to."""
+    came, reference = set(race(site, 3)), _reference(site)[0]
+    if came == {reference}:
+        return []
+    return [f"three machines on one folder came to {sorted(came)}, not {reference}"]
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run a campaign and a race; ends with 1 where something was lost, doubled or torn."""
+    """Run the campaigns and races; ends with 1 where something was lost, doubled or torn."""
     parser = argparse.ArgumentParser(prog="python -m tests.e2e.chaos")
     parser.add_argument("--kills", type=int, default=60)
+    parser.add_argument("--bucket-kills", type=int, default=15)
+    parser.add_argument("--bucket-faults", type=float, default=0.03, help="share of the requests")
     parser.add_argument("--rows", type=int, default=400)
     parser.add_argument("--shard-rows", type=int, default=25)
     parser.add_argument("--seed", type=int, default=0)
@@ -301,11 +345,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         served(Path(folder), options.rows, options.shard_rows) as site,
     ):
         outcome = campaign(site, options.kills, options.seed)
-        came = set(race(site, 3))
-        if len(came) != 1 or came != {_reference(site)[0]}:
-            outcome.faults.append(f"three processes on one folder came to {sorted(came)}")
+        outcome.faults += raced(site)
         print(outcome.text())
-    sys.exit(1 if outcome.faults else 0)
+        bucket = in_a_bucket(site, options.bucket_faults, options.bucket_kills, options.seed)
+        print(f"\nin a bucket\n{bucket.text()}")
+    sys.exit(1 if outcome.faults or bucket.faults else 0)
 
 
 if __name__ == "__main__":

@@ -198,6 +198,13 @@ def test_missing_things(tmp_path: Path) -> None:
     assert "one of the input paths is empty" in fault_of("")
 
 
+@pytest.mark.parametrize("scheme", ["s3", "gs", "az", "https"])
+def test_an_address_is_refused_and_not_repeated(scheme: str) -> None:
+    fault = fault_of(f"{scheme}://bucket/list.csv?X-Amz-Signature=secret-word")
+    assert has_all(fault, [f"an address with {scheme}://", "copy them here", "--run"])
+    assert "secret-word" not in fault
+
+
 def test_empty_and_strange_files(tmp_path: Path) -> None:
     (tmp_path / "a.csv").touch()
     assert has_all(fault_of(tmp_path / "a.csv"), ["a.csv: the file is empty", "completely?"])

@@ -49,6 +49,7 @@ class Bucket:
         self._options = ["--faults", str(faults), "--manner", manner]
         (folder / BUCKET).mkdir(parents=True, exist_ok=True)
         self._process: subprocess.Popen[bytes] | None = None
+        self.kills = 0
 
     @property
     def environment(self) -> dict[str, str]:
@@ -82,6 +83,7 @@ class Bucket:
             os.kill(self._process.pid, signal.SIGKILL)
             self._process.wait()
             self._process = None
+            self.kills += 1
 
 
 @contextmanager
@@ -93,6 +95,26 @@ def serving(folder: Path, faults: float = 0.0, manner: str = "sound") -> Iterato
         yield bucket
     finally:
         bucket.kill()
+
+
+@contextmanager
+def outages(bucket: Bucket, seed: int = 0) -> Iterator[None]:
+    """Kill the server now and then, and start it again a moment later."""
+    rng, over = random.Random(seed), threading.Event()
+
+    def disturb() -> None:
+        while not over.wait(rng.uniform(1.0, 4.0)):
+            bucket.kill()
+            over.wait(rng.uniform(0.1, 1.5))
+            bucket.start()
+
+    thread = threading.Thread(target=disturb)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 def free_port() -> int:

@@ -170,6 +170,24 @@ def test_an_address_that_cannot_be_used_is_refused(address: str, told: str) -> N
     assert "secret-word" not in str(caught.value)
 
 
+@pytest.mark.parametrize("act", [lambda p: p.exists(), lambda p: store_of(p).check()])
+def test_azure_without_an_account_is_told_which_variables(
+    act: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [name for name in os.environ if name.startswith("AZURE_")]:
+        monkeypatch.delenv(name)
+    objects._client.cache_clear()
+    with pytest.raises(StorageError, match=r"cannot open az://container: .*ACCOUNT_NAME with") as e:
+        act(location("az://container/run"))
+    assert "run the same command again" not in str(e.value)
+
+
+@pytest.mark.parametrize("address", ["gs://bucket/a//b/", "AZ://bucket/a/b"])
+def test_all_schemes_are_places_of_the_same_verbs(address: str) -> None:
+    place = location(address) / "c"
+    assert str(place) == f"{address[:2].lower()}://bucket/a/b/c"
+
+
 def test_secrets_of_the_environment_and_of_addresses_are_told_to_nobody(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
